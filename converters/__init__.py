@@ -1,0 +1,1 @@
+"""Trained checkpoint to compact ONNX: convert, inspect, verify."""
