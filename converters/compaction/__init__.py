@@ -1,0 +1,55 @@
+"""The compaction engine: remove from an ONNX graph what provably does not change its function.
+
+    normalise -> analyse (facts, need) -> solve -> choose -> plan -> rewrite -> fold
+
+One file per stage; `rules/` says what each operator means, `relations.py` what a relation means, and
+`axes.py` holds the three vectors that everything is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from converters.compaction import rules as rules  # importing registers every rule
+from converters.compaction.analysis import analyse
+from converters.compaction.axes import Permission
+from converters.compaction.choices import choose
+from converters.compaction.fold import fold_scales
+from converters.compaction.normalise import merge_equal_clones, normalise
+from converters.compaction.plan import Kept, Removal, RemovalPlan, make_plan
+from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
+
+__all__ = ["Compaction", "Kept", "Removal", "RemovalPlan", "compact"]
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """A compacted model and the plan that was carried out."""
+
+    model: ir.Model
+    plan: RemovalPlan
+
+
+def compact(model: ir.Model) -> Compaction:
+    """Remove every neuron, filter, head, channel and branch that provably does not matter.
+
+    Inputs and outputs keep their names, shapes and types, and the outputs keep their values up to
+    rounding, for every input with finite activations.
+
+    Args:
+        model: the gated model; it is consumed, its graph is changed in place.
+    """
+    normalise(model)
+    graph = model.graph
+    analysis = analyse(graph)
+    permission = Permission(analysis.relations)
+    permission.solve()
+    representatives = choose(analysis, permission)
+    plan = make_plan(analysis, permission, representatives)
+    rewrite(Edit(graph, analysis, permission, representatives))
+    merge_equal_clones(graph)
+    fold_scales(graph)
+    remove_dead_nodes(graph)
+    return Compaction(model, plan)

@@ -1,0 +1,89 @@
+"""Forward and backward pass: which relations hold in this graph, which constants, which needs?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from converters.compaction.axes import Facts, Liveness, axes_of
+from converters.compaction.registry import RULES, Refusal, operator_key
+from converters.compaction.relations import Pin, Relation
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that the later stages know about the graph as it was before any change."""
+
+    relations: tuple[Relation, ...]
+    facts: Facts
+    live: Liveness
+    without_rule: tuple[str, ...]
+    of_node: dict[ir.Node, tuple[Relation, ...]] = field(repr=False)
+
+
+def analyse(graph: ir.Graph) -> Analysis:
+    """State the relations of every node, propagate constants forward and need backward."""
+    facts = Facts()
+    live = Liveness()
+    relations: list[Relation] = []
+    of_node: dict[ir.Node, tuple[Relation, ...]] = {}
+    without_rule: set[str] = set()
+
+    for value in graph.inputs:
+        relations += [Pin(None, axis, "it is an input of the model") for axis in axes_of(value)]
+    for node in graph:
+        if operator_key(node) not in RULES:
+            without_rule.add(operator_key(node))
+        stated = relate(node)
+        for relation in stated:
+            relation.forward(facts)
+        of_node[node] = tuple(stated)
+        relations += stated
+    for value in graph.outputs:
+        relations += [Pin(None, axis, "it is an output of the model") for axis in axes_of(value)]
+
+    for relation in reversed(relations):
+        relation.require(live, facts)
+    return Analysis(tuple(relations), facts, live, tuple(sorted(without_rule)), of_node)
+
+
+def relate(node: ir.Node) -> list[Relation]:
+    """The node's relations; whatever its rule leaves unsaid is pinned, so silence is always sound."""
+    rule = RULES.get(operator_key(node))
+    name = f"{node.op_type} '{node.name}'"
+    stated: list[Relation] = []
+    if rule is None:
+        silence = f"no rule describes the operator {operator_key(node)}"
+    else:
+        answer = rule(node)
+        if isinstance(answer, Refusal):
+            silence = answer.reason
+        else:
+            stated = answer
+            silence = f"{name} mixes this axis or needs its full length"
+    mentioned = {axis for relation in stated for axis in relation.axes}
+    touched = [axis for value in (*node.inputs, *node.outputs) for axis in axes_of(value)]
+    stated += [Pin(node, axis, silence) for axis in dict.fromkeys(touched) if axis not in mentioned]
+    for value in captured_values(node):
+        stated += [Pin(node, axis, f"a subgraph of {name} reads it") for axis in axes_of(value)]
+    return stated
+
+
+def captured_values(node: ir.Node) -> list[ir.Value]:
+    """Values of the outer graph that the node's subgraphs read (at any depth)."""
+    captured: dict[ir.Value, None] = {}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            bodies = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            bodies = list(attribute.as_graphs())
+        else:
+            continue
+        for body in bodies:
+            inner = {value for item in body.all_nodes() for value in item.outputs}
+            inner |= set(body.inputs) | set(body.initializers.values())
+            for item in body.all_nodes():
+                captured.update(dict.fromkeys(v for v in item.inputs if v is not None and v not in inner))
+            captured.update(dict.fromkeys(v for v in body.outputs if v not in inner))
+    return list(captured)

@@ -1,0 +1,71 @@
+"""Which removable indices stay after all: a representative of folded constants, and no empty axis.
+
+Both only withhold, and each round is followed by another solve, so the result is still a fixpoint.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converters.compaction.analysis import Analysis
+from converters.compaction.axes import Axis, Mask, Permission
+from converters.compaction.relations import Contract
+
+
+def choose(analysis: Analysis, permission: Permission) -> dict[Contract, int]:
+    """Withhold representatives and last indices until nothing changes.
+
+    Returns:
+        The representative index of each contraction that folds constants into one.
+    """
+    while True:
+        _keep_one_index_of_each_axis(permission)
+        representatives, changed = _choose_representatives(analysis, permission)
+        if not changed:
+            return representatives
+
+
+def _keep_one_index_of_each_axis(permission: Permission) -> None:
+    # onnxruntime rejects axes of size 0
+    while True:
+        empty = [axis for axis in permission.axes if permission.removable(axis).all()]
+        if not empty:
+            return
+        for axis in empty:
+            if permission.removable(axis).all():
+                permission.withhold(axis, _only(axis, 0))
+        permission.resume()
+
+
+def _choose_representatives(analysis: Analysis, permission: Permission) -> tuple[dict[Contract, int], bool]:
+    chosen: dict[Contract, int] = {}
+    for relation in analysis.relations:
+        if not isinstance(relation, Contract) or relation.fold != "representative":
+            continue
+        going = relation.constants_to_fold(analysis.facts, permission)
+        if going.size == 0:
+            continue
+        constants = analysis.facts.constants(relation.data)
+        assert constants is not None
+        # A constant index that stays anyway is free. It must be needed: what nobody needs may hold
+        # anything once its own inputs have been cut.
+        staying = np.flatnonzero(
+            ~permission.removable(relation.data)
+            & analysis.live.needed(relation.data)
+            & np.isfinite(constants)
+            & (constants != 0)
+        )
+        candidates = staying if staying.size else going
+        index = int(candidates[np.argmax(np.abs(constants[candidates]))])
+        if not staying.size:
+            permission.withhold(relation.data, _only(relation.data, index))
+            permission.resume()
+            return chosen, True
+        chosen[relation] = index
+    return chosen, False
+
+
+def _only(axis: Axis, index: int) -> Mask:
+    mask = np.zeros(axis.size, bool)
+    mask[index] = True
+    return mask

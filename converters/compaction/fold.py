@@ -1,0 +1,166 @@
+"""Fold constant scale vectors into the weights around them, so that surviving gate values cost nothing.
+
+Works on the graph as it is after slicing and proves each step from it alone. A scale may move backwards
+through operators that commute with it (a ReLU only with positive scales) into the rows of the weight that
+made the value, or forwards into the columns of every weight that reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from converters.compaction.axes import Constants, array_of, as_float64, is_constant, rank
+from converters.compaction.rules.common import int_attribute, operand
+
+# f(s * x) = s * f(x) for every s > 0, channel by channel
+_POSITIVELY_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Abs"})
+# f(s * x) = s * f(x) for every s
+_LINEAR = frozenset({"AveragePool", "GlobalAveragePool", "Dropout", "Identity", "Neg"})
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Numbers along one dimension, counted from the front; shape [width]."""
+
+    dim: int
+    factors: Constants
+
+
+def fold_scales(graph: ir.Graph) -> None:
+    """Remove every Mul by a constant vector whose factors can move into weights."""
+    for node in list(graph):
+        if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
+            continue
+        found = _scale_of(node)
+        if found is None:
+            continue
+        data, scale = found
+        if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
+            node.outputs[0].replace_all_uses_with(data)
+            graph.remove(node, safe=True)
+
+
+def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
+    """The data operand and the constant vector that multiplies it, None if this Mul is something else."""
+    output = node.outputs[0]
+    for slot in (0, 1):
+        vector, data = node.inputs[slot], node.inputs[1 - slot]
+        array = array_of(vector)
+        if array is None or data is None or is_constant(data):
+            continue
+        size, out_rank = rank(data), rank(output)
+        if size is None or size != out_rank or array.ndim > size or not np.isfinite(as_float64(array)).all():
+            return None
+        wide = [dim for dim in range(array.ndim) if array.shape[dim] != 1]
+        if len(wide) > 1:
+            return None
+        dim = size - array.ndim + wide[0] if wide else 1
+        assert data.shape is not None
+        if dim >= size or not isinstance(data.shape[dim], int):
+            return None
+        width = data.shape[dim]
+        assert isinstance(width, int)
+        if wide and array.shape[wide[0]] != width:
+            return None
+        return data, _Scale(dim, np.broadcast_to(as_float64(array).ravel(), width).copy())
+    return None
+
+
+def _only_reader(value: ir.Value, reader: ir.Node) -> bool:
+    return not value.is_graph_output() and all(use.node is reader for use in value.uses())
+
+
+def _fold_backward(graph: ir.Graph, value: ir.Value, scale: _Scale, reader: ir.Node) -> bool:
+    node = value.producer()
+    while node is not None and _only_reader(value, reader) and node.domain in ("", "ai.onnx"):
+        if node.op_type in _LINEAR or (node.op_type in _POSITIVELY_HOMOGENEOUS and (scale.factors > 0).all()):
+            source = node.inputs[0]
+            if source is None or (scale.dim != 1 and "Pool" in node.op_type) or len(node.outputs) > 1:
+                return False
+            value, reader, node = source, node, source.producer()
+            continue
+        return _scale_rows(graph, node, scale)
+    return False
+
+
+def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
+    """Multiply the rows of the weight (and the bias) that make the output."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        transposed = node.op_type == "ConvTranspose"
+        if scale.dim != 1 or (transposed and int_attribute(node, "group", 1) != 1):
+            return False
+        return _scale_operands(graph, node, scale.factors, {1: 1 if transposed else 0, 2: 0})
+    if node.op_type == "BatchNormalization" and scale.dim == 1:
+        return _scale_operands(graph, node, scale.factors, {1: 0, 2: 0})
+    if node.op_type == "Gemm" and scale.dim == 1:
+        return _scale_operands(graph, node, scale.factors, {1: 0 if int_attribute(node, "transB", 0) else 1, 2: -1})
+    if node.op_type == "MatMul" and scale.dim == (rank(node.outputs[0]) or 0) - 1:
+        return _scale_operands(graph, node, scale.factors, {1: -1})
+    return False
+
+
+def _fold_forward(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
+    """Multiply the columns of every weight that reads the value; all readers must allow it."""
+    uses = list(node.outputs[0].uses())
+    plans = [_columns(use.node, use.idx, scale) for use in uses]
+    if not uses or any(plan is None for plan in plans):
+        return False
+    for use, plan in zip(uses, plans, strict=True):
+        assert plan is not None
+        done = _scale_operands(graph, use.node, scale.factors, plan)
+        assert done
+    return True
+
+
+def _columns(node: ir.Node, slot: int, scale: _Scale) -> dict[int, int] | None:
+    """Which operand's dimension reads the value, None if the reader is not a weighted sum over it."""
+    if node.domain not in ("", "ai.onnx") or array_of(operand(node, 1)) is None or slot != 0:
+        return None
+    weight = node.inputs[1]
+    if node.op_type == "Conv" and scale.dim == 1 and int_attribute(node, "group", 1) == 1:
+        return {1: 1}
+    if node.op_type == "Gemm" and scale.dim == 1 and not int_attribute(node, "transA", 0):
+        return {1: 1 if int_attribute(node, "transB", 0) else 0}
+    if (
+        node.op_type == "MatMul"
+        and weight is not None
+        and rank(weight) == 2
+        and scale.dim == (rank(node.outputs[0]) or 0) - 1
+    ):
+        return {1: 0}
+    return None
+
+
+def _scale_operands(graph: ir.Graph, node: ir.Node, factors: Constants, dims: dict[int, int]) -> bool:
+    arrays: dict[int, NDArray[np.generic]] = {}
+    for slot, dim in dims.items():
+        value = operand(node, slot)
+        if value is None:
+            continue
+        array = array_of(value)
+        if array is None or array.ndim == 0:
+            return False
+        if array.shape[dim] not in (1, factors.size) or (array.shape[dim] == 1 and factors.size > 1 and slot == 1):
+            return False
+        arrays[slot] = array
+    for slot, array in arrays.items():
+        dim = dims[slot] % array.ndim
+        shaped = factors.reshape([-1 if d == dim else 1 for d in range(array.ndim)])
+        _set(graph, node, slot, (as_float64(array) * shaped).astype(array.dtype))
+    return True
+
+
+def _set(graph: ir.Graph, node: ir.Node, slot: int, array: NDArray[np.generic]) -> None:
+    old = node.inputs[slot]
+    assert old is not None
+    name = f"{old.name}_scaled"
+    while name in graph.initializers:
+        name += "_again"
+    tensor = ir.Tensor(np.ascontiguousarray(array), name=name, dtype=old.dtype)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=old.type, const_value=tensor)
+    graph.register_initializer(value)
+    node.replace_input_with(slot, value)

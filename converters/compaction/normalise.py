@@ -1,0 +1,216 @@
+"""Bring any graph into the form that the analysis expects, without changing what it computes.
+
+Functions inlined, Constant nodes turned into initializers, nodes with constant inputs evaluated, shapes
+inferred, shape operands written as numbers where the shape is known, and one initializer per use.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common as passes
+
+from converters.compaction.axes import array_of, is_constant
+from converters.compaction.rewrite import remove_dead_nodes
+
+# Evaluating these ahead of time would change what they are for: random numbers, quantised weights that
+# must stay small, and views, which NumPy makes without copying.
+_NOT_FOLDED = frozenset(
+    {
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
+        *("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"),
+    }
+)
+# An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).
+_LARGEST_GROWTH_BYTES = 1 << 20
+
+
+def normalise(model: ir.Model) -> None:
+    """Apply all normalisations in place."""
+    if model.functions:
+        passes.InlinePass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    graph = model.graph
+    if any(output.shape is None or output.dtype is None for node in graph for output in node.outputs):
+        _infer_shapes(model)
+    fold_constants(graph)
+    write_shape_operands(graph)
+    passes.IdentityEliminationPass()(model)
+    remove_dead_nodes(graph)
+    clone_initializers_per_use(graph)
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    passes.ShapeInferencePass()(model)
+
+
+def fold_constants(graph: ir.Graph) -> None:
+    """Evaluate nodes whose inputs are all constants; the original type decides the arithmetic."""
+    for node in list(graph):
+        if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or _has_subgraph(node):
+            continue
+        values = _evaluate(graph, node)
+        if values is None:
+            continue
+        for output, array in zip(node.outputs, values, strict=True):
+            _replace_by_constant(graph, output, array)
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+
+
+def _has_subgraph(node: ir.Node) -> bool:
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def _evaluate(graph: ir.Graph, node: ir.Node) -> list[NDArray[np.generic]] | None:
+    """The node's outputs as arrays, None if it must stay."""
+    if node.op_type in ("Shape", "Size"):
+        return _evaluate_shape(node)
+    if not node.inputs or not all(value is None or is_constant(value) for value in node.inputs):
+        return None
+    arrays = [array_of(value) for value in node.inputs]
+    if node.op_type == "Transpose":
+        source = arrays[0]
+        assert source is not None
+        permutation = node.attributes.get("perm")
+        return [np.transpose(source, None if permutation is None else list(permutation.as_ints()))]
+    given = [array for array in arrays if array is not None]
+    if any("float" in array.dtype.name and array.dtype.kind == "V" for array in given):
+        return None  # types that NumPy does not own are not evaluated
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [ir.to_proto(node)],
+            "one_node",
+            [
+                onnx.helper.make_tensor_value_info(value.name or "", int(value.dtype or 0), None)
+                for value in dict.fromkeys(v for v in node.inputs if v is not None)
+            ],
+            [onnx.helper.make_tensor_value_info(output.name or "", 0, None) for output in node.outputs],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", graph.opset_imports.get("", 18))],
+    )
+    feeds = {str(v.name): a for v, a in zip(node.inputs, arrays, strict=True) if v is not None}
+    try:
+        with np.errstate(all="ignore"):
+            results = onnx.reference.ReferenceEvaluator(proto).run(None, feeds)
+    except Exception:
+        # the reference implementation does not cover every operator and type; the node then simply stays
+        return None
+    arrays_out = [np.asarray(result) for result in results]
+    size_in = sum(array.nbytes for array in given)
+    if sum(array.nbytes for array in arrays_out) > size_in + _LARGEST_GROWTH_BYTES:
+        return None
+    return arrays_out
+
+
+def _evaluate_shape(node: ir.Node) -> list[NDArray[np.generic]] | None:
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return None
+    dims = list(source.shape)
+    if node.op_type == "Shape":
+        start, end = node.attributes.get("start"), node.attributes.get("end")
+        dims = dims[slice(start.as_int() if start else None, end.as_int() if end else None)]
+    if not all(isinstance(dim, int) for dim in dims):
+        return None
+    numbers = np.array(dims, np.int64)
+    return [numbers if node.op_type == "Shape" else np.array(numbers.prod(), np.int64)]
+
+
+def _replace_by_constant(graph: ir.Graph, output: ir.Value, array: NDArray[np.generic]) -> None:
+    if output.is_graph_output() or not output.uses():
+        return
+    tensor = ir.Tensor(array, name=output.name, dtype=output.dtype if output.dtype is not None else None)
+    name = f"{output.name}_constant"
+    constant = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tensor.name = name
+    graph.register_initializer(constant)
+    output.replace_all_uses_with(constant)
+
+
+def write_shape_operands(graph: ir.Graph) -> None:
+    """Replace computed target shapes of Reshape and Expand by numbers where the result's shape is known."""
+    for node in graph:
+        if node.op_type not in ("Reshape", "Expand") or node.domain not in ("", "ai.onnx"):
+            continue
+        source, target, output = node.inputs[0], node.inputs[1], node.outputs[0]
+        if source is None or source.shape is None or output.shape is None or is_constant(target):
+            continue
+        numbers = (_reshape_target if node.op_type == "Reshape" else _expand_target)(node, source.shape, output.shape)
+        if numbers is None:
+            continue
+        tensor = ir.Tensor(np.array(numbers, np.int64), name=f"{output.name}_shape")
+        value = ir.Value(
+            name=tensor.name, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        graph.register_initializer(value)
+        node.replace_input_with(1, value)
+
+
+def _reshape_target(node: ir.Node, source: ir.Shape, output: ir.Shape) -> list[int] | None:
+    if (allow_zero := node.attributes.get("allowzero")) is not None and allow_zero.as_int():
+        return None
+    numbers: list[int] = []
+    for position, dim in enumerate(output):
+        if isinstance(dim, int):
+            numbers.append(dim)
+        elif position < len(source) and _same_symbol(source[position], dim):
+            numbers.append(0)
+        else:
+            numbers.append(-1)
+    return numbers if numbers.count(-1) <= 1 else None
+
+
+def _expand_target(node: ir.Node, source: ir.Shape, output: ir.Shape) -> list[int] | None:
+    numbers: list[int] = []
+    for position, dim in enumerate(output):
+        origin = position - len(output) + len(source)
+        if isinstance(dim, int):
+            numbers.append(dim)
+        elif origin >= 0 and _same_symbol(source[origin], dim):
+            numbers.append(1)
+        else:
+            return None
+    return numbers
+
+
+def _same_symbol(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
+    if isinstance(left, int) or isinstance(right, int):
+        return left == right
+    return left.value is not None and left.value == right.value
+
+
+def clone_initializers_per_use(graph: ir.Graph) -> None:
+    """Give every use its own initializer (sharing the data), so that each use can be cut by itself."""
+    for value in list(graph.initializers.values()):
+        if value.is_graph_input() or value.is_graph_output():
+            continue
+        uses = [use for use in value.uses() if use.node.graph is graph]
+        for number, (node, slot) in enumerate(uses[1:], start=1):
+            clone = ir.Value(
+                name=f"{value.name}_use{number}", shape=value.shape, type=value.type, const_value=value.const_value
+            )
+            clone.meta["clone_of"] = value.name
+            graph.register_initializer(clone)
+            node.replace_input_with(slot, clone)
+
+
+def merge_equal_clones(graph: ir.Graph) -> None:
+    """Undo the cloning where all uses were cut alike, so that shared weights are stored once."""
+    for value in list(graph.initializers.values()):
+        origin = graph.initializers.get(str(value.meta.get("clone_of")))
+        if origin is None or origin is value or not is_constant(origin) or not is_constant(value):
+            continue
+        mine, theirs = value.const_value, origin.const_value
+        assert mine is not None
+        assert theirs is not None
+        if mine is not theirs and not (
+            mine.dtype == theirs.dtype and mine.shape == theirs.shape and np.array_equal(mine.numpy(), theirs.numpy())
+        ):
+            continue
+        value.replace_all_uses_with(origin)
+        assert value.name is not None
+        del graph.initializers[value.name]

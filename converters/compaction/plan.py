@@ -1,0 +1,151 @@
+"""The decision as plain data: what is removed, what stays although it is dead, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from converters.compaction.analysis import Analysis
+from converters.compaction.axes import Axis, Permission, is_constant
+from converters.compaction.relations import Contract, Pin, Relation
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One axis that loses indices.
+
+    Attributes:
+        kept: the indices that stay, in order, counted in the width before.
+    """
+
+    value: str
+    axis: int
+    width_before: int
+    width_after: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Dead indices of an axis that stay, and the reader that needs them to.
+
+    Attributes:
+        count: how many dead indices stay for this reason.
+        node: the operator that keeps them, "" for the model's interface.
+        cost: parameters that are stored because of them.
+    """
+
+    value: str
+    axis: int
+    count: int
+    node: str
+    reason: str
+    cost: int
+
+    def __str__(self) -> str:
+        where = f" ({self.node})" if self.node else ""
+        return (
+            f"{self.value}[{self.axis}]: {self.count} dead indices stay{where}: {self.reason}; {self.cost} parameters"
+        )
+
+
+@dataclass(frozen=True)
+class RemovalPlan:
+    """What compaction does to a graph, decided before the first change.
+
+    Attributes:
+        removed: every axis that gets narrower, in graph order.
+        kept: dead indices that stay, most expensive first.
+        without_rule: operator types that no rule describes.
+    """
+
+    removed: tuple[Removal, ...]
+    kept: tuple[Kept, ...]
+    without_rule: tuple[str, ...]
+
+    def explain(self, value: str, axis: int) -> str:
+        """One line: why this axis was cut as it was, or was not cut."""
+        for removal in self.removed:
+            if (removal.value, removal.axis) == (value, axis):
+                return f"{value}[{axis}]: cut from {removal.width_before} to {removal.width_after}"
+        for kept in self.kept:
+            if (kept.value, kept.axis) == (value, axis):
+                return str(kept)
+        return f"{value}[{axis}]: every index is live"
+
+    def to_json(self) -> dict[str, object]:
+        """Plain dictionaries and lists, ready for `json.dumps`."""
+        return {
+            "removed": [
+                {
+                    "value": r.value,
+                    "axis": r.axis,
+                    "width_before": r.width_before,
+                    "width_after": r.width_after,
+                    "kept": list(r.kept),
+                }
+                for r in self.removed
+            ],
+            "kept": [
+                {"value": k.value, "axis": k.axis, "count": k.count, "node": k.node, "reason": k.reason, "cost": k.cost}
+                for k in self.kept
+            ],
+            "without_rule": list(self.without_rule),
+        }
+
+
+def make_plan(analysis: Analysis, permission: Permission, representatives: Mapping[Contract, int]) -> RemovalPlan:
+    """Describe the solved permissions; must run before the graph is changed."""
+    removed: list[Removal] = []
+    kept: list[Kept] = []
+    weights_of = _weights_by_axis(analysis)
+    for axis in permission.axes:
+        removable = permission.removable(axis)
+        if removable.any():
+            stays = np.flatnonzero(~removable)
+            removed.append(Removal(str(axis.value.name), axis.dim, axis.size, stays.size, tuple(int(i) for i in stays)))
+        if is_constant(axis.value) or axis.value.is_graph_input() or axis.value.is_graph_output():
+            continue
+        dead = (analysis.facts.is_known(axis) | ~analysis.live.needed(axis)) & ~removable
+        if dead.any():
+            kept += _reasons(analysis, permission, axis, dead, weights_of.get(axis, 0))
+    kept.sort(key=lambda item: (-item.cost, item.value, item.axis, item.reason))
+    return RemovalPlan(tuple(removed), tuple(kept), analysis.without_rule)
+
+
+def _reasons(
+    analysis: Analysis, permission: Permission, axis: Axis, dead: np.ndarray[tuple[int], np.dtype[np.bool_]], cost: int
+) -> list[Kept]:
+    causes = permission.cause(axis)[dead]
+    found: list[Kept] = []
+    for cause in np.unique(causes):
+        count = int((causes == cause).sum())
+        if cause < 0:
+            node, reason = "", "one index must stay, or it stands in for folded constants"
+        else:
+            relation: Relation = analysis.relations[cause]
+            node = "" if relation.node is None else f"{relation.node.op_type} {relation.node.name}"
+            reason = relation.reason
+        found.append(Kept(str(axis.value.name), axis.dim, count, node, reason, cost * count))
+    return found
+
+
+def _weights_by_axis(analysis: Analysis) -> dict[Axis, int]:
+    """Parameters that one index of an activation axis stands for in the operators around it."""
+    weights: dict[Axis, int] = {}
+    for relation in analysis.relations:
+        if isinstance(relation, Pin):
+            continue
+        per_index = sum(
+            math.prod(size for size in axis.value.shape if isinstance(size, int)) // axis.size
+            for axis in relation.axes
+            if is_constant(axis.value) and axis.value.shape is not None
+        )
+        if per_index:
+            for axis in relation.axes:
+                if not is_constant(axis.value):
+                    weights[axis] = weights.get(axis, 0) + per_index
+    return weights

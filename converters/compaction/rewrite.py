@@ -1,0 +1,167 @@
+"""Carry out a frozen decision: fix operands and attributes, slice initializers, drop dead nodes.
+
+Facts describe the graph before any change and go stale with the first one, so every fixup reads the
+decision (`Edit`), never the state that an earlier fixup left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from converters.compaction.analysis import Analysis
+from converters.compaction.axes import Axis, Facts, Mask, Permission, array_of, axes_of
+from converters.compaction.registry import FIXUPS, operator_key
+from converters.compaction.relations import Contract, Relation
+
+
+class Edit:
+    """The decision, as fixups see it, and the few changes that they may make."""
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        analysis: Analysis,
+        permission: Permission,
+        representatives: dict[Contract, int],
+    ) -> None:
+        self.graph = graph
+        self.facts: Facts = analysis.facts
+        self.representatives = representatives
+        self._analysis = analysis
+        self._permission = permission
+        self._mentioned = frozenset(permission.axes)
+        self._masks: dict[Axis, Mask] = {}
+        self._final: set[ir.Value] = set()
+        self._counter = 0
+
+    def relations(self, node: ir.Node) -> Sequence[Relation]:
+        """The relations that the node's rule stated."""
+        return self._analysis.of_node[node]
+
+    def removed(self, axis: Axis) -> Mask:
+        """Shape [axis.size]; True where the index goes."""
+        if axis in self._masks:
+            return self._masks[axis]
+        if axis not in self._mentioned:
+            return np.zeros(axis.size, bool)
+        return self._permission.removable(axis)
+
+    def kept(self, axis: Axis) -> NDArray[np.int64]:
+        """The indices that stay, in order."""
+        return np.flatnonzero(~self.removed(axis))
+
+    def new_size(self, value: ir.Value, dim: int) -> int | None:
+        """Size of a dimension after the change, None where it is dynamic."""
+        assert value.shape is not None
+        size = value.shape[dim]
+        if not isinstance(size, int):
+            return None
+        return int(self.kept(Axis(value, dim)).size) if size > 1 else size
+
+    def is_cut(self, value: ir.Value | None) -> bool:
+        """Whether any axis of the value loses an index."""
+        return any(self.removed(axis).any() for axis in axes_of(value))
+
+    def constants_to_fold(self, relation: Contract) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Removed indices of a contraction that add something, and their constants."""
+        index = relation.constants_to_fold(self.facts, self._permission)
+        constants = self.facts.constants(relation.data)
+        return index, np.zeros(0) if constants is None else constants[index]
+
+    def add_initializer(
+        self, base: str, array: NDArray[np.generic], masks: Sequence[Mask | None] | None = None
+    ) -> ir.Value:
+        """A new initializer named after `base`.
+
+        Args:
+            masks: per dimension the indices to remove, where the array still has its full size; without
+                it the array is final.
+        """
+        name = f"{base}_compact{self._counter}"
+        self._counter += 1
+        tensor = ir.Tensor(array, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.graph.register_initializer(value)
+        if masks is None:
+            self._final.add(value)
+        else:
+            for dim, mask in enumerate(masks):
+                if mask is not None and array.shape[dim] > 1:
+                    self._masks[Axis(value, dim)] = mask
+        return value
+
+    def set_input(
+        self, node: ir.Node, slot: int, array: NDArray[np.generic], masks: Sequence[Mask | None] | None = None
+    ) -> None:
+        """Replace (or add) an operand by a new initializer; `masks` as in `add_initializer`."""
+        if slot >= len(node.inputs):
+            node.resize_inputs(slot + 1)
+        base = node.outputs[0].name or node.op_type
+        node.replace_input_with(slot, self.add_initializer(base, array, masks))
+
+    def insert_after(self, node: ir.Node, op_type: str, others: Sequence[ir.Value]) -> ir.Node:
+        """Insert `op_type(output, *others)` behind the node; all readers then read the new node."""
+        output = node.outputs[0]
+        name = output.name
+        output.name = f"{name}_before_{op_type.lower()}"
+        added = ir.node(op_type, [output, *others], name=f"{node.name}_{op_type.lower()}")
+        result = added.outputs[0]
+        result.name, result.shape, result.type = name, output.shape, output.type
+        output.replace_all_uses_with(result, replace_graph_outputs=True)
+        added.replace_input_with(0, output)
+        for axis in axes_of(output):
+            self._masks[Axis(result, axis.dim)] = self.removed(axis)
+        self.graph.insert_after(node, added)
+        return added
+
+    def is_final(self, value: ir.Value) -> bool:
+        """Whether a fixup made this initializer at its final size."""
+        return value in self._final
+
+
+def rewrite(edit: Edit) -> None:
+    """Run all fixups, then slice every initializer and update every shape in one pass."""
+    graph = edit.graph
+    for node in list(graph):
+        fix = FIXUPS.get(operator_key(node))
+        if fix is not None:
+            fix(edit, node)
+    remove_dead_nodes(graph)
+    for value in list(graph.initializers.values()):
+        if not edit.is_final(value) and edit.is_cut(value):
+            _slice_initializer(edit, value)
+    for node in graph:
+        for output in node.outputs:
+            _update_shape(edit, output)
+
+
+def _slice_initializer(edit: Edit, value: ir.Value) -> None:
+    array = array_of(value)
+    assert array is not None
+    for axis in axes_of(value):
+        if edit.removed(axis).any():
+            array = np.take(array, edit.kept(axis), axis=axis.dim)
+    assert value.name is not None
+    value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name, dtype=value.dtype)
+    value.shape = ir.Shape(array.shape)
+
+
+def _update_shape(edit: Edit, value: ir.Value) -> None:
+    cut = {axis.dim: int(edit.kept(axis).size) for axis in axes_of(value) if edit.removed(axis).any()}
+    if cut:
+        assert value.shape is not None
+        value.shape = ir.Shape([cut.get(dim, size) for dim, size in enumerate(value.shape)])
+
+
+def remove_dead_nodes(graph: ir.Graph) -> None:
+    """Drop nodes that no output depends on and initializers that nobody reads."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]

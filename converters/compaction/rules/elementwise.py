@@ -1,0 +1,356 @@
+"""Rules for elementwise operators with broadcasting: one table of operators, one shape of rule.
+
+Only functions that are continuous at every constant they may meet get a transfer: a constant computed in
+float64 may differ from the model's by rounding, and a step function would turn that into another value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from converters.compaction.axes import Axis, Constants, Facts, Mask, axes_of, is_constant, rank
+from converters.compaction.registry import Refusal, fixup, rule
+from converters.compaction.relations import Relation, Tie
+from converters.compaction.rewrite import Edit
+from converters.compaction.rules.common import float_attribute, operand, string_attribute
+
+Function = Callable[..., NDArray[np.float64]]
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _sigmoid(x: Constants) -> Constants:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+def _gelu(node: ir.Node) -> Function:
+    if string_attribute(node, "approximate", "none") == "tanh":
+        return lambda x: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+
+
+def _elu(node: ir.Node) -> Function:
+    alpha = float_attribute(node, "alpha", 1.0)
+    return lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
+
+
+def _celu(node: ir.Node) -> Function:
+    alpha = float_attribute(node, "alpha", 1.0)
+    return lambda x: np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def _selu(node: ir.Node) -> Function:
+    alpha, gamma = (
+        float_attribute(node, "alpha", 1.67326319217681884),
+        float_attribute(node, "gamma", 1.05070102214813232),
+    )
+    return lambda x: gamma * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
+
+
+def _hard_sigmoid(node: ir.Node) -> Function:
+    alpha, beta = float_attribute(node, "alpha", 0.2), float_attribute(node, "beta", 0.5)
+    return lambda x: np.clip(alpha * x + beta, 0.0, 1.0)
+
+
+def _clip(node: ir.Node) -> Function:
+    if "min" in node.attributes or "max" in node.attributes:  # opset < 11
+        low, high = float_attribute(node, "min", -math.inf), float_attribute(node, "max", math.inf)
+        return lambda x: np.clip(x, low, high)
+    has_low, has_high = operand(node, 1) is not None, operand(node, 2) is not None
+
+    def clip(x: Constants, *bounds: Constants) -> Constants:
+        rest = list(bounds)
+        low = rest.pop(0) if has_low else -math.inf
+        high = rest.pop(0) if has_high else math.inf
+        # np.minimum spreads NaN, so an unknown bound gives an unknown result
+        return np.asarray(np.minimum(np.maximum(x, low), high))
+
+    return clip
+
+
+def _leaky(node: ir.Node) -> Function:
+    alpha = float_attribute(node, "alpha", 0.01)
+    return lambda x: np.where(x < 0, alpha * x, x)
+
+
+def _swish(node: ir.Node) -> Function:
+    alpha = float_attribute(node, "alpha", 1.0)
+    return lambda x: x * _sigmoid(alpha * x)
+
+
+def _product(*factors: Constants) -> Constants:
+    result = np.prod(np.broadcast_arrays(*factors), axis=0)
+    zero = np.zeros(result.shape, bool)
+    infinite = np.zeros(result.shape, bool)
+    for factor in np.broadcast_arrays(*factors):
+        zero |= factor == 0
+        infinite |= np.isinf(factor)
+    # activations are taken to be finite, so zero times an unknown is zero
+    return np.where(zero & ~infinite, 0.0, result)
+
+
+def _quotient(x: Constants, y: Constants) -> Constants:
+    return np.asarray(x / y)
+
+
+def _power(x: Constants, y: Constants) -> Constants:
+    # NumPy answers 1 for NaN**0 and 1**NaN, where unknown must stay unknown
+    return np.where(np.isnan(x) | np.isnan(y), np.nan, np.power(x, y))
+
+
+def _total(*terms: Constants) -> Constants:
+    return np.asarray(sum(terms))
+
+
+def _mean(*terms: Constants) -> Constants:
+    return np.asarray(sum(terms) / len(terms))
+
+
+def _maximum(*terms: Constants) -> Constants:
+    result = terms[0]
+    for term in terms[1:]:
+        result = np.maximum(result, term)
+    return result
+
+
+def _minimum(*terms: Constants) -> Constants:
+    result = terms[0]
+    for term in terms[1:]:
+        result = np.minimum(result, term)
+    return result
+
+
+def _same(x: Constants) -> Constants:
+    return x
+
+
+def _prelu(x: Constants, slope: Constants) -> Constants:
+    return np.where(x >= 0, x, np.where(x == 0, 0.0, slope * x))
+
+
+def _where(condition: Constants, x: Constants, y: Constants) -> Constants:
+    condition, x, y = np.broadcast_arrays(condition, x, y)
+    either = np.where(x == y, x, np.nan)
+    return np.where(np.isnan(condition), either, np.where(condition != 0, x, y))
+
+
+def _always(function: Function) -> Callable[[ir.Node], Function]:
+    return lambda node: function
+
+
+# operator: the function of its constants, given the node
+CONTINUOUS: dict[str, Callable[[ir.Node], Function]] = {
+    "Abs": _always(np.abs),
+    "Add": _always(_total),
+    "Atan": _always(np.arctan),
+    "Cast": _always(_same),
+    "CastLike": _always(lambda x, like: x + 0 * np.where(np.isnan(like), 0, 0)),
+    "Celu": _celu,
+    "Clip": _clip,
+    "Cos": _always(np.cos),
+    "Div": _always(_quotient),
+    "Dropout": _always(lambda x, *rest: x),
+    "Elu": _elu,
+    "Erf": _always(_erf),
+    "Exp": _always(np.exp),
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _always(lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0)),
+    "Identity": _always(_same),
+    "LeakyRelu": _leaky,
+    "Log": _always(np.log),
+    "Max": _always(_maximum),
+    "Mean": _always(_mean),
+    "Min": _always(_minimum),
+    "Mish": _always(lambda x: x * np.tanh(np.logaddexp(0.0, x))),
+    "Mul": _always(_product),
+    "Neg": _always(np.negative),
+    "PRelu": _always(_prelu),
+    "Pow": _always(_power),
+    "Reciprocal": _always(lambda x: 1.0 / x),
+    "Relu": _always(lambda x: np.maximum(x, 0.0)),
+    "Selu": _selu,
+    "Sigmoid": _always(_sigmoid),
+    "Sin": _always(np.sin),
+    "Softplus": _always(lambda x: np.logaddexp(0.0, x)),
+    "Softsign": _always(lambda x: x / (1.0 + np.abs(x))),
+    "Sqrt": _always(np.sqrt),
+    "Sub": _always(lambda x, y: x - y),
+    "Sum": _always(_total),
+    "Swish": _swish,
+    "Tanh": _always(np.tanh),
+    "Where": _always(_where),
+}
+# elementwise, but their constants are not propagated
+OPAQUE = (
+    *("Acos", "Acosh", "And", "Asin", "Asinh", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),
+    *("BitwiseXor", "Ceil", "Cosh", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
+    *("LessOrEqual", "Mod", "Not", "Or", "Round", "Shrink", "Sign", "Sinh", "Tan", "ThresholdedRelu", "Xor"),
+)
+# a constant zero in one operand makes the others unread
+_ANNIHILATORS = ("Mul",)
+
+
+@rule(*CONTINUOUS, *OPAQUE)
+def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
+    """Every output axis is tied to the operands that have the same length there; the others broadcast."""
+    inputs = [value for value in node.inputs if value is not None]
+    output = node.outputs[0]
+    out_rank = rank(output)
+    if out_rank is None or any(rank(value) is None for value in inputs):
+        return Refusal(f"the shapes around this {node.op_type} are not known")
+    if any(extra.uses() for extra in node.outputs[1:]):
+        return Refusal(f"the second output of this {node.op_type} is used")
+    function = CONTINUOUS[node.op_type](node) if node.op_type in CONTINUOUS else None
+    if node.op_type == "Cast" and not (_is_float(inputs[0]) and _is_float(output)):
+        function = None  # casting to an integer or a bool is a step function
+    relations: list[Relation] = []
+    for out_axis in axes_of(output):
+        at_axis = _aligned(inputs, out_axis, out_rank)
+        members = [axis for axis in at_axis if axis is not None]
+        if not members or any(axis.size != out_axis.size for axis in members):
+            return Refusal(f"the shapes around this {node.op_type} do not broadcast as declared")
+        transfer = None if function is None else _transfer(function, inputs, at_axis, out_axis.size)
+        unread = _unread_behind_zero(inputs, at_axis) if node.op_type in _ANNIHILATORS else None
+        relations.append(Tie(node, members, [out_axis], transfer, unread))
+    if function is not None and not relations:
+        relations.append(_ScalarFact(node, function, inputs, output))
+    return relations
+
+
+class _ScalarFact(Relation):
+    """The output has no static axis: what is known is the one number that fills all of it."""
+
+    def __init__(self, node: ir.Node, function: Function, inputs: list[ir.Value], output: ir.Value) -> None:
+        super().__init__(node, [])
+        self._function, self._inputs, self._output = function, inputs, output
+
+    def forward(self, facts: Facts) -> None:
+        numbers = [np.array([facts.scalar(value)]) for value in self._inputs]
+        with np.errstate(all="ignore"):
+            facts.learn_scalar(self._output, float(self._function(*numbers)[0]))
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _aligned(inputs: list[ir.Value], out_axis: Axis, out_rank: int) -> list[Axis | None]:
+    """For each operand its axis at the output axis; None where it is broadcast."""
+    aligned: list[Axis | None] = []
+    for value in inputs:
+        assert value.shape is not None
+        dim = out_axis.dim - out_rank + len(value.shape)
+        size = value.shape[dim] if dim >= 0 else 1
+        aligned.append(Axis(value, dim) if isinstance(size, int) and size > 1 else None)
+    return aligned
+
+
+def _transfer(
+    function: Function, inputs: list[ir.Value], at_axis: list[Axis | None], size: int
+) -> Callable[[Facts], Constants | None]:
+    def transfer(facts: Facts) -> Constants | None:
+        known = [
+            facts.scalar(value) if axis is None else facts.constants(axis)
+            for value, axis in zip(inputs, at_axis, strict=True)
+        ]
+        if all(item is None or (isinstance(item, float) and math.isnan(item)) for item in known):
+            return None
+        vectors = [
+            np.full(size, np.nan if item is None else item) if not isinstance(item, np.ndarray) else item
+            for item in known
+        ]
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(function(*vectors), size).astype(np.float64)
+
+    return transfer
+
+
+def _unread_behind_zero(inputs: list[ir.Value], at_axis: list[Axis | None]) -> Callable[[Facts, Axis], Mask | None]:
+    def unread(facts: Facts, asked: Axis) -> Mask | None:
+        zero = np.zeros(asked.size, bool)
+        for value, axis in zip(inputs, at_axis, strict=True):
+            # x * x reads x even where it is zero only if something else is the annihilator
+            if axis != asked:
+                zero |= facts.is_zero(axis) if axis is not None else facts.scalar(value) == 0
+        return zero
+
+    return unread
+
+
+@fixup("Add", "Sub", "Mul", "Sum", "Max", "Min", "Div", "PRelu")
+def fix_constant_operands(edit: Edit, node: ir.Node) -> None:
+    """An operand that is constant for every input becomes an initializer, so that its branch goes."""
+    if node.op_type != "Sum" and len(node.inputs) != 2:
+        return
+    output = node.outputs[0]
+    for slot, value in enumerate(node.inputs):
+        if value is None or is_constant(value) or value.is_graph_input():
+            continue
+        others = [other for index, other in enumerate(node.inputs) if index != slot and other is not None]
+        if not others or not _covers(others, output):
+            continue
+        vector = _constant_vector(edit, value)
+        if vector is None:
+            continue
+        adds = node.op_type in ("Add", "Sum") or (node.op_type == "Sub" and slot == 1)
+        if adds and len(others) == 1 and not vector.any() and others[0].dtype == output.dtype:
+            if not _same_shape(others[0], output):
+                continue
+            output.replace_all_uses_with(others[0], replace_graph_outputs=False)
+            if output.is_graph_output():
+                continue
+            return
+        assert value.dtype is not None
+        edit.set_input(node, slot, vector.astype(value.dtype.numpy()))
+
+
+def _constant_vector(edit: Edit, value: ir.Value) -> NDArray[np.float64] | None:
+    """The value as a broadcastable array at its final width, None if it is not constant.
+
+    Returns: shape [] or [1, ..., width, ..., 1].
+    """
+    scalar = edit.facts.scalar(value)
+    if math.isfinite(scalar):
+        return np.asarray(scalar)
+    assert value.shape is not None
+    for axis in axes_of(value):
+        known = edit.facts.constants(axis)
+        if known is not None and np.isfinite(known).all():
+            shape = [-1 if dim == axis.dim else 1 for dim in range(len(value.shape))]
+            return known[edit.kept(axis)].reshape(shape)
+    return None
+
+
+def _covers(others: list[ir.Value], output: ir.Value) -> bool:
+    """Whether the other operands alone broadcast to the output's shape."""
+    assert output.shape is not None
+    sizes = [list(other.shape) for other in others if other.shape is not None]
+    if len(sizes) != len(others):
+        return False
+    for from_end in range(1, len(output.shape) + 1):
+        wanted = output.shape[-from_end]
+        if wanted == 1:
+            continue
+        if not any(len(size) >= from_end and _equal_dims(size[-from_end], wanted) for size in sizes):
+            return False
+    return any(len(size) == len(output.shape) for size in sizes)
+
+
+def _equal_dims(left: object, right: object) -> bool:
+    if isinstance(left, int) or isinstance(right, int):
+        return left == right
+    assert isinstance(left, ir.SymbolicDim)
+    assert isinstance(right, ir.SymbolicDim)
+    return left.value is not None and left.value == right.value
+
+
+def _same_shape(left: ir.Value, right: ir.Value) -> bool:
+    assert left.shape is not None
+    assert right.shape is not None
+    return len(left.shape) == len(right.shape) and all(map(_equal_dims, left.shape, right.shape))
