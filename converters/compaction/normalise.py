@@ -15,6 +15,8 @@ from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.rewrite import remove_dead_nodes
+from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
+from converters.compaction.view_chains import canonicalise_view_chains
 
 # Evaluating these ahead of time would change what they are for: random numbers, quantised weights that
 # must stay small, and views, which NumPy makes without copying.
@@ -37,8 +39,10 @@ def normalise(model: ir.Model) -> None:
     if any(output.shape is None or output.dtype is None for node in graph for output in node.outputs):
         _infer_shapes(model)
     fold_constants(graph)
-    write_shape_operands(graph)
     passes.IdentityEliminationPass()(model)
+    contents = complete_shapes(graph)
+    canonicalise_view_chains(graph)
+    rewrite_shape_operands(graph, contents)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
 
@@ -129,58 +133,6 @@ def _replace_by_constant(graph: ir.Graph, output: ir.Value, array: NDArray[np.ge
     tensor.name = name
     graph.register_initializer(constant)
     output.replace_all_uses_with(constant)
-
-
-def write_shape_operands(graph: ir.Graph) -> None:
-    """Replace computed target shapes of Reshape and Expand by numbers where the result's shape is known."""
-    for node in graph:
-        if node.op_type not in ("Reshape", "Expand") or node.domain not in ("", "ai.onnx"):
-            continue
-        source, target, output = node.inputs[0], node.inputs[1], node.outputs[0]
-        if source is None or source.shape is None or output.shape is None or is_constant(target):
-            continue
-        numbers = (_reshape_target if node.op_type == "Reshape" else _expand_target)(node, source.shape, output.shape)
-        if numbers is None:
-            continue
-        tensor = ir.Tensor(np.array(numbers, np.int64), name=f"{output.name}_shape")
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        graph.register_initializer(value)
-        node.replace_input_with(1, value)
-
-
-def _reshape_target(node: ir.Node, source: ir.Shape, output: ir.Shape) -> list[int] | None:
-    if (allow_zero := node.attributes.get("allowzero")) is not None and allow_zero.as_int():
-        return None
-    numbers: list[int] = []
-    for position, dim in enumerate(output):
-        if isinstance(dim, int):
-            numbers.append(dim)
-        elif position < len(source) and _same_symbol(source[position], dim):
-            numbers.append(0)
-        else:
-            numbers.append(-1)
-    return numbers if numbers.count(-1) <= 1 else None
-
-
-def _expand_target(node: ir.Node, source: ir.Shape, output: ir.Shape) -> list[int] | None:
-    numbers: list[int] = []
-    for position, dim in enumerate(output):
-        origin = position - len(output) + len(source)
-        if isinstance(dim, int):
-            numbers.append(dim)
-        elif origin >= 0 and _same_symbol(source[origin], dim):
-            numbers.append(1)
-        else:
-            return None
-    return numbers
-
-
-def _same_symbol(left: int | ir.SymbolicDim, right: int | ir.SymbolicDim) -> bool:
-    if isinstance(left, int) or isinstance(right, int):
-        return left == right
-    return left.value is not None and left.value == right.value
 
 
 def clone_initializers_per_use(graph: ir.Graph) -> None:

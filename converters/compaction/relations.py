@@ -15,6 +15,7 @@ has three steps, and soundness is local to them:
 | `Product` | a product of axes equals a product of axes, in row-major order (Reshape, Flatten) |
 | `Contract` | a sum over the axis, with or without a weight |
 | `Grouped` | a grouped contraction: whole groups, then the same number of survivors in each |
+| `Unread` | the node does not look along this axis |
 | `Pin` | everything stays, with a reason |
 """
 
@@ -75,6 +76,17 @@ class Pin(Relation):
 
     def shrink(self, permission: Permission) -> None:
         permission.withhold(self.axes[0], np.ones(self.axes[0].size, bool))
+
+
+class Unread(Relation):
+    """The node does not read along this axis at all (a Shape that asks for other dimensions)."""
+
+    def __init__(self, node: ir.Node, axis: Axis) -> None:
+        super().__init__(node, [axis])
+
+    @property
+    def reason(self) -> str:
+        return "nothing"
 
 
 class Tie(Relation):

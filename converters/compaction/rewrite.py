@@ -103,6 +103,21 @@ class Edit:
         base = node.outputs[0].name or node.op_type
         node.replace_input_with(slot, self.add_initializer(base, array, masks))
 
+    def replace_shape_concat(
+        self, node: ir.Node, slot: int, pieces: Sequence[ir.Value], sizes: Sequence[int | None]
+    ) -> None:
+        """Replace a shape operand, a Concat of `pieces`, by one in which known sizes are new numbers."""
+        parts = [
+            piece if size is None else self.add_initializer(f"{piece.name}", np.array([size], np.int64))
+            for piece, size in zip(pieces, sizes, strict=True)
+        ]
+        concat = ir.node("Concat", parts, {"axis": 0}, name=f"{node.name}_shape")
+        output = concat.outputs[0]
+        output.name = f"{node.outputs[0].name}_compact_shape"
+        output.shape, output.type = ir.Shape([len(parts)]), ir.TensorType(ir.DataType.INT64)
+        self.graph.insert_before(node, concat)
+        node.replace_input_with(slot, output)
+
     def insert_after(self, node: ir.Node, op_type: str, others: Sequence[ir.Value]) -> ir.Node:
         """Insert `op_type(output, *others)` behind the node; all readers then read the new node."""
         output = node.outputs[0]

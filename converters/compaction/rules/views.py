@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from converters.compaction.axes import Axis, Constants, Facts, array_of, axes_of, rank, static_size
+from converters.compaction.dimensions import Dim, Monomial, product
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Product, Relation, Tie
+from converters.compaction.relations import Product, Relation, Tie, Unread
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import axis_of, ints_attribute
-
-
-@dataclass(frozen=True)
-class Monomial:
-    """An integer times symbols, such as 12 * batch: how many elements a run of dimensions spans."""
-
-    factor: int = 1
-    symbols: Counter[str] = field(default_factory=Counter)
-
-    def times(self, dim: int | ir.SymbolicDim) -> Monomial | None:
-        """The product with one more dimension, None if that dimension is anonymous."""
-        if isinstance(dim, int):
-            return Monomial(self.factor * dim, self.symbols)
-        if dim.value is None:
-            return None
-        factor, symbols = self.factor, Counter(self.symbols)
-        for part in str(dim.value).replace(" ", "").split("*"):
-            if part.isdigit():
-                factor *= int(part)
-            else:
-                symbols[part] += 1
-        return Monomial(factor, symbols)
-
 
 Group = tuple[list[int], list[int]]
 
 
-def matching_groups(
-    before: Sequence[int | ir.SymbolicDim], after: Sequence[int | ir.SymbolicDim]
-) -> list[Group] | None:
+def matching_groups(before: Sequence[Dim], after: Sequence[Dim]) -> list[Group] | None:
     """Split two shapes of the same elements into the smallest runs that span the same elements.
 
     Returns:
@@ -69,24 +43,19 @@ def matching_groups(
     return [*head, *([middle] if middle[0] or middle[1] else []), *mirrored]
 
 
-def _match_from_left(before: Sequence[int | ir.SymbolicDim], after: Sequence[int | ir.SymbolicDim]) -> list[Group]:
+def _match_from_left(before: Sequence[Dim], after: Sequence[Dim]) -> list[Group]:
     groups: list[Group] = []
     i = j = 0
     while i < len(before) and j < len(after):
-        if before[i] == after[j] and not (isinstance(before[i], ir.SymbolicDim) and before[i].value is None):  # type: ignore[union-attr]
-            groups.append(([i], [j]))
-            i, j = i + 1, j + 1
-            continue
-        left, right = Monomial().times(before[i]), Monomial().times(after[j])
         run: Group = ([i], [j])
+        left, right = Monomial.of(before[i]), Monomial.of(after[j])
         while left is not None and right is not None and left != right:
-            grow_left = _smaller(left, right)
-            if grow_left and run[0][-1] + 1 < len(before):
+            if _smaller(left, right) and run[0][-1] + 1 < len(before):
                 run[0].append(run[0][-1] + 1)
-                left = left.times(before[run[0][-1]])
-            elif not grow_left and run[1][-1] + 1 < len(after):
+                left = product(before[d] for d in run[0])
+            elif not _smaller(left, right) and run[1][-1] + 1 < len(after):
                 run[1].append(run[1][-1] + 1)
-                right = right.times(after[run[1][-1]])
+                right = product(after[d] for d in run[1])
             else:
                 return groups
         if left is None or right is None:
@@ -160,7 +129,7 @@ def relate_reshape(node: ir.Node) -> list[Relation] | Refusal:
     relations = relate_regrouping(node, source, output)
     if isinstance(relations, Refusal):
         return relations
-    if node.op_type == "Reshape" and array_of(node.inputs[1]) is None:
+    if node.op_type == "Reshape" and array_of(node.inputs[1]) is None and _pieces(node) is None:
         # the shape is computed at run time and would ask for the old sizes
         return Refusal("the target shape of this Reshape is computed at run time")
     relations.append(_PassScalar(node, source, output))
@@ -173,12 +142,26 @@ def fix_reshape(edit: Edit, node: ir.Node) -> None:
     output = node.outputs[0]
     if not edit.is_cut(output) and not edit.is_cut(node.inputs[0]):
         return
-    target = array_of(node.inputs[1])
-    assert target is not None
     assert output.shape is not None
     sizes = [edit.new_size(output, dim) for dim in range(len(output.shape))]
+    pieces = _pieces(node)
+    if pieces is not None:
+        edit.replace_shape_concat(node, 1, pieces, sizes)
+        return
+    target = array_of(node.inputs[1])
+    assert target is not None
     new = [int(old) if size is None else size for old, size in zip(target, sizes, strict=True)]
     edit.set_input(node, 1, np.array(new, np.int64))
+
+
+def _pieces(node: ir.Node) -> list[ir.Value] | None:
+    """The target shape as one vector of length 1 per dimension, None if it is not such a Concat."""
+    target, output = node.inputs[1], node.outputs[0]
+    producer = target.producer() if target is not None else None
+    if producer is None or producer.op_type != "Concat" or output.shape is None:
+        return None
+    pieces = [piece for piece in producer.inputs if piece is not None and static_size(piece, 0) == 1]
+    return pieces if len(pieces) == len(output.shape) == len(producer.inputs) else None
 
 
 @rule("Transpose")
@@ -243,3 +226,14 @@ def fix_expand(edit: Edit, node: ir.Node) -> None:
         size = edit.new_size(output, position + shift)
         new.append(int(old) if size is None or int(old) == 1 else size)
     edit.set_input(node, 1, np.array(new, np.int64))
+
+
+@rule("Shape")
+def relate_shape(node: ir.Node) -> list[Relation] | Refusal:
+    """A Shape reads no elements; the dimensions that it asks for must keep their length."""
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return Refusal("a Shape of a value of unknown rank")
+    start, end = node.attributes.get("start"), node.attributes.get("end")
+    asked = range(len(source.shape))[slice(start.as_int() if start else None, end.as_int() if end else None)]
+    return [Unread(node, axis) for axis in axes_of(source) if axis.dim not in asked]
