@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from l0runtime.doctor import doctor as doctor
+    from l0runtime.diagnosis import doctor as doctor
     from l0runtime.measurement import bench as bench
     from l0runtime.session import Session as Session
     from l0runtime.session import load as load
@@ -22,7 +22,7 @@ _HOME = {
     "Session": "l0runtime.session",
     "load": "l0runtime.session",
     "bench": "l0runtime.measurement",
-    "doctor": "l0runtime.doctor",
+    "doctor": "l0runtime.diagnosis",
 }
 
 

@@ -1,0 +1,21 @@
+"""Run a compact model: `load` gives a `Session`.
+
+| file | question |
+|---|---|
+| loading.py | how is a session made, so that it runs where it was asked to or not at all? |
+| core.py | what can one do with it? |
+| specs.py | which tensors does it take, and does what a caller passes fit? |
+| arrays.py | how do NumPy, torch and DLPack tensors enter and leave without copies? |
+| bound.py | how does one run many times at one shape with no allocation? |
+| devices.py | how is a silent fallback made impossible? |
+| known_options.py | which option names does onnxruntime know? |
+"""
+
+from __future__ import annotations
+
+from l0runtime.session.bound import BoundRun
+from l0runtime.session.core import Session
+from l0runtime.session.loading import load
+from l0runtime.session.specs import TensorSpec
+
+__all__ = ["BoundRun", "Session", "TensorSpec", "load"]

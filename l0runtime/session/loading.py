@@ -1,0 +1,170 @@
+"""How is a session made, so that it runs where it was asked to or not at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from l0runtime.errors import DeviceError, L0RuntimeError, ModelFileError, OptionError, UnsupportedModelError
+from l0runtime.onnx_files import check_model_path
+from l0runtime.session.core import Session
+from l0runtime.session.devices import (
+    Device,
+    absent,
+    assigned_nodes,
+    check_assignment,
+    library_problem,
+    parse_device,
+    preload_gpu_libraries,
+    provider_list,
+)
+from l0runtime.session.known_options import SESSION_SETTINGS, check_known
+
+Optimization = Literal["all", "extended", "basic", "none"]
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+_OPTIONS = (
+    "allow_cpu_nodes",
+    "async_threads",
+    "device",
+    "inter_op_threads",
+    "optimization",
+    "profile_prefix",
+    "provider_options",
+    "settings",
+    "spin",
+    "threads",
+)
+
+
+def load(
+    path: str | Path | bytes,
+    device: str = "cuda",
+    *,
+    threads: int | None = None,
+    inter_op_threads: int | None = None,
+    spin: bool = True,
+    allow_cpu_nodes: bool = False,
+    optimization: Optimization = "all",
+    async_threads: int = 1,
+    profile_prefix: str | Path | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+    **unknown: Any,
+) -> Session:
+    """Load an ONNX model onto a device.
+
+    There is no silent fallback: asking for a GPU (the default) where none works raises, and so does a model of which
+    some nodes would run on the CPU.
+
+    Args:
+        path: the .onnx file, or its bytes.
+        device: "cuda", "cuda:<index>", "tensorrt", "tensorrt:<index>" or "cpu".
+        threads: threads inside an operator; onnxruntime's choice (one per physical core) if None.
+        inter_op_threads: threads between operators; operators run one after another if None.
+        spin: let waiting threads spin; False is better where other work wants the cores.
+        allow_cpu_nodes: accept that part of a GPU model runs on the CPU; `Session.cpu_nodes` lists it.
+        optimization: onnxruntime's graph optimisation level.
+        async_threads: threads that `Session.run_async` uses.
+        profile_prefix: write onnxruntime's profile to files that begin so; None for no profile.
+        provider_options: further options of the execution provider, by onnxruntime's names.
+        settings: further session settings, by onnxruntime's names (`session.…`).
+    Raises:
+        ModelFileError: the file is missing, truncated, of another format or no valid model.
+        DeviceError: the device is absent, or some nodes would run on the CPU.
+        UnsupportedModelError: the model holds an operator or type that the provider lacks.
+        OptionError: an unknown option or value.
+    """
+    check_known("option", unknown, _OPTIONS)
+    where = parse_device(device)
+    if optimization not in _LEVELS:
+        raise OptionError(f"optimization '{optimization}': expected {', '.join(_LEVELS)}.")
+    for name, count in (("threads", threads), ("inter_op_threads", inter_op_threads), ("async_threads", async_threads)):
+        if count is not None and count < 1:
+            raise OptionError(f"{name} = {count}: expected at least 1.")
+    check_known("session setting", settings or {}, SESSION_SETTINGS)
+    options = dict(provider_options or {})
+    if where.kind == "cuda":
+        # TF32 rounds inputs to 10 bits and is on by default; the same function needs float32 to mean float32
+        options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"} | options
+    providers = provider_list(where, options)
+    source = "model" if isinstance(path, bytes) else str(check_model_path(path))
+
+    import onnxruntime
+
+    made = onnxruntime.SessionOptions()
+    made.log_severity_level = 3  # errors; a warning for every initializer would bury them
+    made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimization])
+    made.intra_op_num_threads = threads or 0
+    if inter_op_threads is not None:
+        made.inter_op_num_threads = inter_op_threads
+        made.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    if profile_prefix is not None:
+        made.enable_profiling = True
+        made.profile_file_prefix = str(profile_prefix)
+    made.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    made.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for name, value in (settings or {}).items():
+        made.add_session_config_entry(name, value)
+    if where.kind != "cpu":
+        preload_gpu_libraries()
+    model = path if isinstance(path, bytes) else str(path)
+    raw = _create(model, made, providers, where, source, allow_cpu_nodes=allow_cpu_nodes)
+    nodes = assigned_nodes(raw)
+    check_assignment(where, nodes, allow_cpu_nodes=allow_cpu_nodes)
+    return Session(raw, where, source, nodes, async_threads=async_threads)
+
+
+def _create(
+    model: str | bytes, options: Any, providers: Any, device: Device, source: str, *, allow_cpu_nodes: bool
+) -> Any:
+    """An onnxruntime session that runs on the provider asked for.
+
+    Raises: see `load`.
+    """
+    import onnxruntime
+
+    def create() -> Any:
+        # `enable_fallback` is onnxruntime's retry on other providers, announced by a print
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+    guarded = device.kind != "cpu" and not allow_cpu_nodes
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if guarded else "0")
+    try:
+        raw = create()
+    except Exception as error:
+        if not (guarded and "default CPU EP" in str(error)):
+            raise _translate(error, device, source) from error
+        # The guard says only that some node is on the CPU. A session without it tells which: is the whole provider
+        # absent, or does it lack an operator? Either way that session is refused.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+        raw = create()
+        if device.provider in raw.get_providers():
+            check_assignment(device, assigned_nodes(raw), allow_cpu_nodes=False)
+            raise _translate(error, device, source) from error
+    if device.provider not in raw.get_providers():
+        raise absent(device)
+    raw.disable_fallback()
+    return raw
+
+
+def _translate(error: Exception, device: Device, source: str) -> L0RuntimeError:
+    """onnxruntime's error on loading, as one of this project's."""
+    kind, text = type(error).__name__, " ".join(str(error).split())
+    if kind == "NotImplemented":
+        return UnsupportedModelError(f"{source}: {device.provider} cannot run it ({text}).")
+    if library_problem(device) is not None:
+        return absent(device)
+    if device.kind != "cpu" and any(word in text for word in ("CUDA", "CUDNN", "TensorRT", "Tensorrt")):
+        return absent(device, text)
+    if kind in {"InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "NoModel", "Fail"}:
+        return ModelFileError(
+            f"{source}: onnxruntime cannot load it ({text}). The file is truncated, of another format or invalid; "
+            "write or download it again."
+        )
+    return DeviceError(f"{source}: onnxruntime failed to prepare it for {device} ({text}).")

@@ -1,0 +1,127 @@
+"""Loading fails closed: a device, a file or an option that is not what was asked for raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import l0runtime
+from l0runtime.errors import DeviceError, ModelFileError, OptionError, UnsupportedModelError
+from l0runtime.session.devices import Device, library_problem
+
+SaveModel = Callable[..., Path]
+no_cuda = pytest.mark.skipif(library_problem(Device("cuda")) is None, reason="CUDA works here")
+
+
+@no_cuda
+@pytest.mark.parametrize("options", [{}, {"allow_cpu_nodes": True}])
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "tensorrt"])
+def test_a_gpu_that_is_absent_raises_even_where_cpu_nodes_are_allowed(
+    save_model: SaveModel, device: str, options: dict[str, bool]
+) -> None:
+    with pytest.raises(DeviceError) as caught:
+        l0runtime.load(save_model("linear"), device=device, **options)  # type: ignore[arg-type]
+    text = str(caught.value)
+    provider = "TensorrtExecutionProvider" if device == "tensorrt" else "CUDAExecutionProvider"
+    shown = device if ":" in device else f"{device}:0"
+    assert text.startswith(f"device '{shown}': {provider} cannot be used here (")
+    assert text.endswith(
+        '). Nothing falls back silently: pass device="cpu" (--device cpu) to run on the CPU, or see `l0runtime doctor`.'
+    )
+
+
+@no_cuda
+def test_the_default_device_is_the_gpu_and_does_not_fall_back(save_model: SaveModel) -> None:
+    with pytest.raises(DeviceError):
+        l0runtime.load(save_model("linear"))
+
+
+def test_a_node_left_on_the_cpu_is_named_and_refused_unless_allowed() -> None:
+    from l0runtime.session.devices import AssignedNode, check_assignment
+
+    nodes = (
+        AssignedNode("conv1", "Conv", "CUDAExecutionProvider"),
+        AssignedNode("", "NonZero", "CPUExecutionProvider"),
+    )
+    with pytest.raises(DeviceError) as caught:
+        check_assignment(Device("cuda"), nodes, allow_cpu_nodes=False)
+    assert str(caught.value) == (
+        "device 'cuda:0': 1 of 2 nodes would run on the CPU: unnamed (NonZero). "
+        "Pass allow_cpu_nodes=True (--allow-cpu-nodes) to accept that."
+    )
+    check_assignment(Device("cuda"), nodes, allow_cpu_nodes=True)
+    check_assignment(Device("cpu"), nodes, allow_cpu_nodes=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device 'gpu': expected cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>."),
+        ({"device": "cpu:1"}, "device 'cpu:1': expected cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>."),
+        ({"device": "cpu", "thread": 2}, "option 'thread': unknown; did you mean 'threads'?"),
+        ({"device": "cpu", "threads": 0}, "threads = 0: expected at least 1."),
+        (
+            {"device": "cpu", "settings": {"session.intra_op.allow_spining": "0"}},
+            "session setting 'session.intra_op.allow_spining': unknown; "
+            "did you mean 'session.intra_op.allow_spinning'?",
+        ),
+        ({"device": "cpu", "provider_options": {"q": "1"}}, "provider option 'q': unknown; known are none."),
+        (
+            {"device": "cuda", "provider_options": {"gpu_mem_limits": "1"}},
+            "provider option 'gpu_mem_limits': unknown; did you mean 'gpu_mem_limit'?",
+        ),
+        ({"device": "cpu", "optimization": "most"}, "optimization 'most': expected all, extended, basic, none."),
+    ],
+)
+def test_unknown_options_raise(save_model: SaveModel, options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        l0runtime.load(save_model("linear"), **options)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+    assert caught.value.exit_code == 2
+
+
+def test_missing_truncated_and_invalid_files_are_model_file_errors(save_model: SaveModel, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"none\.onnx: no such file"):
+        l0runtime.load(tmp_path / "none.onnx", device="cpu")
+    path = save_model("linear")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelFileError, match="truncated, of another format or invalid"):
+        l0runtime.load(path, device="cpu")
+    path.write_text("hello world\n")
+    with pytest.raises(ModelFileError, match="truncated, of another format or invalid"):
+        l0runtime.load(path, device="cpu")
+    unknown = save_model("g (float[N] x) => (float[N] y) { y = NoSuchOperator (x) }")
+    with pytest.raises(ModelFileError, match="NoSuchOperator"):
+        l0runtime.load(unknown, device="cpu")
+
+
+def test_an_operator_that_the_provider_lacks_is_unsupported(save_model: SaveModel) -> None:
+    path = save_model("g (bfloat16[N] x) => (bfloat16[N] y) { y = Relu (x) }")
+    with pytest.raises(UnsupportedModelError, match="CPUExecutionProvider cannot run it"):
+        l0runtime.load(path, device="cpu")
+
+
+def test_a_model_in_memory_loads_too(save_model: SaveModel) -> None:
+    session = l0runtime.load(save_model("linear").read_bytes(), device="cpu")
+    assert session(np.ones((1, 3), np.float32)).tolist() == [[9, 12]]
+
+
+def test_the_fallback_in_mid_traffic_is_off(save_model: SaveModel) -> None:
+    session = l0runtime.load(save_model("linear"), device="cpu")
+    assert isinstance(session._raw, onnxruntime.InferenceSession)
+    assert session._raw._enable_fallback is False
+
+
+def test_options_reach_onnxruntime(save_model: SaveModel) -> None:
+    session = l0runtime.load(
+        save_model("linear"), device="cpu", threads=3, spin=False, settings={"session.set_denormal_as_zero": "1"}
+    )
+    options = session._raw.get_session_options()
+    assert options.intra_op_num_threads == 3
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
