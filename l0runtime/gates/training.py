@@ -1,0 +1,242 @@
+"""How is a gated network trained, short enough to read in one sitting?
+
+The data is one tensor, indexed batch by batch (a DataLoader costs more than a small network's step). Each step adds the
+penalty to the loss, clamps the gates and updates a moving average of the parameters; the average is what is evaluated
+and kept. A snapshot holds everything that the next step depends on, so a resumed run ends as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from l0runtime.errors import ModelFileError, OptionError
+from l0runtime.gates.penalty import expected_l0, gated_layers, kept_units
+
+_SNAPSHOT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Settings of a run; the defaults are the paper's for MNIST.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: examples per step; the last, smaller batch of an epoch is used too.
+        learning_rate: step size of the weights.
+        gate_learning_rate: step size of log_alpha, None for the same as the weights'.
+        optimizer: "adam", or "sgd" with Nesterov momentum 0.9.
+        average_decay: decay of the parameters' moving average per step; 0 keeps no average.
+        seed: seeds initial order, noise and batches.
+    """
+
+    epochs: int = 200
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    gate_learning_rate: float | None = None
+    optimizer: Literal["adam", "sgd"] = "adam"
+    average_decay: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the CSV: figures of one epoch; errors are fractions, kept units of the averaged model."""
+
+    epoch: int
+    seconds: float
+    loss: float
+    penalty: float
+    expected_l0: float
+    kept: str
+    test_error: float | None
+
+
+class Progress(Protocol):
+    """Told after each step how far the run is; `track` in progress.py shows it as a bar."""
+
+    def __call__(self, done: int, total: int, note: str) -> None: ...
+
+
+class Trainer:
+    """Trains a gated classifier on tensors in memory.
+
+    Args:
+        model: the network; it is trained in place.
+        inputs, labels: training data, float [N, ...] and int64 [N].
+        penalty: called without arguments once a step, gives a scalar to be added to the mean cross entropy.
+        options: see TrainingOptions.
+    Raises:
+        OptionError: inputs and labels of different length, or an option outside its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        penalty: Callable[[], Tensor],
+        options: TrainingOptions | None = None,
+    ) -> None:
+        options = options or TrainingOptions()
+        if len(inputs) != len(labels) or len(inputs) == 0:
+            raise OptionError(f"Trainer: {len(inputs)} inputs and {len(labels)} labels; expected as many, at least one.")
+        if options.epochs < 1 or options.batch_size < 1 or not 0 <= options.average_decay < 1:
+            raise OptionError(
+                "Trainer: expected epochs >= 1, batch_size >= 1 and 0 <= average_decay < 1; "
+                f"found {options.epochs}, {options.batch_size} and {options.average_decay}."
+            )
+        self.model, self.inputs, self.labels, self.penalty, self.options = model, inputs, labels, penalty, options
+        self.gates = [layer.gate for layer in gated_layers(model).values()]
+        self.optimizer = _build_optimizer(model, options)
+        self.average: AveragedModel | None = None
+        if options.average_decay > 0:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay))
+        self.epoch = 0
+        self.records: list[EpochRecord] = []
+        self.steps_per_epoch = -(-len(inputs) // options.batch_size)
+        torch.manual_seed(options.seed)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network whose figures count: the moving average, or the model itself without one."""
+        return self.model if self.average is None else self.average.module
+
+    def run_epoch(self, progress: Progress | None = None) -> EpochRecord:
+        """Train for one pass over the data and return its record (without a test error)."""
+        begin = time.perf_counter()
+        self.model.train()
+        loss_sum = torch.zeros(())
+        penalty_sum = torch.zeros(())
+        for step, (x, y) in enumerate(self._batches()):
+            loss = F.cross_entropy(self.model(x), y)
+            penalty = self.penalty()
+            self.optimizer.zero_grad(set_to_none=True)
+            (loss + penalty).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            for gate in self.gates:
+                gate.clamp_()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            loss_sum += loss.detach() * len(y)
+            penalty_sum += penalty.detach() * len(y)
+            if progress is not None:
+                done = self.epoch * self.steps_per_epoch + step + 1
+                progress(done, self.options.epochs * self.steps_per_epoch, f"epoch {self.epoch + 1}")
+        self.epoch += 1
+        record = EpochRecord(
+            epoch=self.epoch,
+            seconds=time.perf_counter() - begin,
+            loss=float(loss_sum) / len(self.labels),
+            penalty=float(penalty_sum) / len(self.labels),
+            expected_l0=expected_l0(self.evaluated_model),
+            kept="-".join(str(kept) for kept, _ in kept_units(self.evaluated_model).values()),
+            test_error=None,
+        )
+        self.records.append(record)
+        return record
+
+    def set_test_error(self, error: float) -> None:
+        """Note the test error of the last epoch in its record."""
+        self.records[-1] = replace(self.records[-1], test_error=error)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in torch.randperm(len(self.labels)).split(self.options.batch_size):
+            yield self.inputs[index], self.labels[index]
+
+    def save_snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that resuming needs: model, optimizer, average, random state, records; atomically."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        state = {
+            "version": _SNAPSHOT_VERSION,
+            "options": asdict(self.options),
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "records": [asdict(record) for record in self.records],
+        }
+        try:
+            torch.save(state, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Continue a run where `save_snapshot` left it; the options must be the same, but for more epochs.
+
+        Raises:
+            ModelFileError: the file is missing, no snapshot, or from a newer version.
+            OptionError: it belongs to a run with other options.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+            version = state["version"]
+        except FileNotFoundError as error:
+            raise ModelFileError(f"{path}: no such file; expected a training snapshot.") from error
+        except Exception as error:  # torch.load fails in many ways on a damaged file
+            raise ModelFileError(f"{path}: not a readable training snapshot ({type(error).__name__}).") from error
+        if version > _SNAPSHOT_VERSION:
+            raise ModelFileError(f"{path}: snapshot version {version}; this program reads up to {_SNAPSHOT_VERSION}.")
+        for field in fields(TrainingOptions):
+            found, expected = state["options"][field.name], getattr(self.options, field.name)
+            if found != expected and field.name != "epochs":
+                raise OptionError(f"{path}: the run had {field.name}={found}, now it is {expected}; keep it to resume.")
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch = state["epoch"]
+        self.records = [EpochRecord(**record) for record in state["records"]]
+        torch.set_rng_state(state["random"])
+
+
+@torch.no_grad()
+def error_rate(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 1000) -> float:
+    """Fraction of examples that the model in eval() mode classifies wrongly; leaves its mode as it was."""
+    was_training = model.training
+    model.eval()
+    wrong = sum(
+        int((model(x).argmax(1) != y).sum())
+        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
+    )
+    model.train(was_training)
+    return wrong / len(labels)
+
+
+def write_records(records: list[EpochRecord], path: str | os.PathLike[str]) -> None:
+    """Write the epochs' figures as CSV, one column per field of EpochRecord; atomically."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)])
+            writer.writeheader()
+            writer.writerows(asdict(record) for record in records)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    gates = [parameter for name, parameter in model.named_parameters() if name.endswith("log_alpha")]
+    weights = [parameter for name, parameter in model.named_parameters() if not name.endswith("log_alpha")]
+    gate_rate = options.learning_rate if options.gate_learning_rate is None else options.gate_learning_rate
+    groups = [{"params": weights, "lr": options.learning_rate}, {"params": gates, "lr": gate_rate}]
+    if options.optimizer == "adam":
+        return torch.optim.Adam(groups, fused=True)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+    raise OptionError(f"Trainer: optimizer is {options.optimizer!r}; expected 'adam' or 'sgd'.")
