@@ -1,0 +1,22 @@
+"""Which small gated graphs must the engine convert, and what must go in each?
+
+`CASES` maps a name to its `Case`; every file beside this one enters one family of operators.
+"""
+
+from cases import (  # noqa: F401
+    attention,
+    blocks,
+    convolution,
+    elementwise,
+    formats,
+    gate_forms,
+    layout,
+    linear,
+    normalization,
+    pooling,
+    recurrent,
+    subgraphs,
+)
+from cases.table import CASES, Case
+
+__all__ = ["CASES", "Case"]

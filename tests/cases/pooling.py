@@ -1,0 +1,202 @@
+"""Pooling and reductions: over space a dead channel stays dead, over channels the count of zeros may matter."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cases.sandwich import DENSE_LIVE, dense, image, image_params
+from cases.table import add, batch_norm, case, channels, gate, model, vector, weight
+
+NORM = "n = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)\n "
+
+# Zero channels through a pool; the reader is a padded Conv, so only an exact zero may vanish.
+POOLS = {
+    "max_pool": "m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(g)",
+    "padded_max_pool": "m = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(g)",
+    "max_pool_with_ceil_mode": "m = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(g)",
+    "dilated_max_pool": "m = MaxPool<kernel_shape=[2,2], dilations=[2,2]>(g)",
+    "average_pool": "m = AveragePool<kernel_shape=[2,2], strides=[2,2]>(g)",
+    "padded_average_pool": "m = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(g)",
+    "average_pool_that_counts_padding": "m = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(g)",
+    "average_pool_with_ceil_mode": "m = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(g)",
+    "average_pool_with_auto_pad": 'm = AveragePool<kernel_shape=[3,3], auto_pad="SAME_UPPER">(g)',
+    "lp_pool": "m = LpPool<kernel_shape=[2,2], p=2>(g)",
+}
+for _name, _text in POOLS.items():
+    add(f"{_name}_of_zero_channels", __name__, lambda r, t=_text: image(r, t), params=image_params(5))
+
+# Constants that are not zero through a pool, before an unpadded reader: does the pool keep them constant?
+KEEPS_CONSTANTS = {
+    "max_pool", "padded_max_pool", "max_pool_with_ceil_mode", "dilated_max_pool", "average_pool", "padded_average_pool",
+    "average_pool_with_ceil_mode",
+}  # fmt: skip
+for _name, _text in POOLS.items():
+    _options = (
+        {"params": image_params(5, kernel=1) + 4 * 5}
+        if _name in KEEPS_CONSTANTS
+        else {"equality": "the border may differ from the inside, or the value is not worth a rule"}
+    )
+
+    def _build(r, t=_text):
+        constants = {1: 0.7, 4: -1.3, 6: 0.4}
+        return image(r, NORM + t.replace("(g)", "(n)"), kernel=1, pad=0, **batch_norm(r, 8, "bn", constants))
+
+    add(f"{_name}_of_constants", __name__, _build, **_options)
+
+
+def head(r, reduce, opset=20, axes=None, size="H,W", **weights):
+    """conv, gate, norm, relu, a reduction to [N, 8], Gemm."""
+    return model(
+        f"""(float[N,3,{size}] x) => (float[N,3] y) {{
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            n = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)
+            a = Sigmoid(n)
+            {reduce}
+            y = Gemm<transB=1>(p, w2, b2)
+        }}""",
+        opset=opset, w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 3, 8),
+        b2=vector(r, 3), **batch_norm(r, 8, "bn"), **({} if axes is None else {"axes": axes}), **weights,
+    )  # fmt: skip
+
+
+HEAD_PARAMS = 5 * 28 + 4 * 5 + 3 * 5 + 3
+HEADS = {
+    "global_average_pool_and_flatten": ("q = GlobalAveragePool(a)\n p = Flatten(q)", 20, None),
+    "global_max_pool_and_squeeze": ("q = GlobalMaxPool(a)\n p = Squeeze(q, axes)", 20, [2, 3]),
+    "mean_over_pixels_by_input": ("p = ReduceMean<keepdims=0>(a, axes)", 18, [2, 3]),
+    "mean_over_pixels_by_negative_axes": ("p = ReduceMean<keepdims=0>(a, axes)", 20, [-1, -2]),
+    "mean_over_pixels_by_attribute": ("p = ReduceMean<keepdims=0, axes=[2,3]>(a)", 13, None),
+    "max_over_pixels": ("p = ReduceMax<keepdims=0>(a, axes)", 18, [2, 3]),
+    "min_over_pixels": ("p = ReduceMin<keepdims=0>(a, axes)", 18, [2, 3]),
+    "mean_one_axis_at_a_time": ("q = ReduceMean<keepdims=1>(a, axes)\n s = ReduceMax<keepdims=1>(q, other)\n p = Flatten(s)", 18, [3]),
+}  # fmt: skip
+for _name, (_text, _opset, _axes) in HEADS.items():
+    _more = {"other": [2]} if "other" in _text else {}
+    add(
+        f"head_by_{_name}", __name__,
+        lambda r, t=_text, o=_opset, a=_axes, m=_more: head(r, t, o, a, **m), params=HEAD_PARAMS,
+    )  # fmt: skip
+
+
+@case(params=HEAD_PARAMS)  # 30 pixels of a known constant
+def head_by_sum_over_static_pixels(r):
+    return head(r, "p = ReduceSum<keepdims=0>(a, axes)", axes=[2, 3], size="5,6")
+
+
+@case(equality="the sum of a constant grows with the number of pixels, which is not known")
+def head_by_sum_over_dynamic_pixels(r):
+    return head(r, "p = ReduceSum<keepdims=0>(a, axes)", axes=[2, 3])
+
+
+@case(equality="the root of a sum of squares grows with the number of pixels")
+def head_by_l2_norm_over_dynamic_pixels(r):
+    return head(r, "p = ReduceL2<keepdims=0>(a, axes)", axes=[2, 3])
+
+
+@case(equality="the logarithm of a sum grows with the number of pixels")
+def head_by_log_sum_exp_over_dynamic_pixels(r):
+    return head(r, "p = ReduceLogSumExp<keepdims=0>(a, axes)", axes=[2, 3])
+
+
+@case(params=HEAD_PARAMS)
+def head_that_flattens_after_a_pool_to_one_pixel(r):
+    return head(r, "q = AveragePool<kernel_shape=[5,6]>(a)\n p = Flatten(q)", size="5,6")
+
+
+def reduced(r, text, opset=20, closed=(1, 4, 6), **weights):
+    """x [N, 6] -> Gemm -> gate -> TEXT, which writes y [N, 1]."""
+    return model(
+        f"""(float[N,6] x) => (float[N,1] y) {{
+            h = Gemm<transB=1>(x, w1, b1)
+            g = Mul(h, gate)
+            {text}
+        }}""",
+        opset=opset, w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8, closed), **weights,
+    )  # fmt: skip
+
+
+REDUCED = 5 * 6 + 5
+CHANNEL_REDUCTIONS = {
+    "sum": ("y = ReduceSum<keepdims=1>(g, axes)", {"params": REDUCED}),
+    "mean": ("y = ReduceMean<keepdims=1>(g, axes)", {"params": REDUCED}),
+    "sum_of_squares": ("y = ReduceSumSquare<keepdims=1>(g, axes)", {"params": REDUCED}),
+    "l1_norm": ("y = ReduceL1<keepdims=1>(g, axes)", {"params": REDUCED}),
+    "l2_norm": ("y = ReduceL2<keepdims=1>(g, axes)", {"params": REDUCED}),
+    "maximum": ("y = ReduceMax<keepdims=1>(g, axes)", {"equality": "a zero can be the maximum: one must stay"}),
+    "minimum": ("y = ReduceMin<keepdims=1>(g, axes)", {"equality": "a zero can be the minimum: one must stay"}),
+    "log_sum_exp": ("y = ReduceLogSumExp<keepdims=1>(g, axes)", {"equality": "each zero adds exp(0)"}),
+    "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"equality": "constants add to the mean"}),
+    "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": "constants add to the sum"}),
+    "sum_of_exponentials": ("s = Exp(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": "constants add to the sum"}),
+}  # fmt: skip
+for _name, (_text, _options) in CHANNEL_REDUCTIONS.items():
+    add(f"{_name}_over_gated_features", __name__, lambda r, t=_text: reduced(r, t, axes=[1]), **_options)
+
+
+@case(params=REDUCED)
+def mean_over_gated_features_by_attribute(r):
+    return reduced(r, "y = ReduceMean<keepdims=1, axes=[-1]>(g)", opset=13)
+
+
+@case(params=REDUCED)
+def mean_over_all_axes_at_once(r):
+    return model(
+        """(float[N,6] x) => (float y) {
+            h = Gemm<transB=1>(x, w1, b1)
+            g = Mul(h, gate)
+            y = ReduceMean<keepdims=0>(g)
+        }""",
+        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8),
+    )  # fmt: skip
+
+
+@case(equality="the product is zero once one factor is")
+def product_over_gated_features(r):
+    return model(
+        """(float[N,6] x) => (float[N,1] y) {
+            h = Gemm<transB=1>(x, w1, b1)
+            g = Mul(h, gate)
+            p = ReduceProd<keepdims=1>(g, axes)
+            s = ReduceSum<keepdims=1>(h, axes)
+            y = Add(p, s)
+        }""",
+        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), axes=[1],
+    )  # fmt: skip
+
+
+@case(equality="a zero can win, and its index is the answer")
+def index_of_the_largest_gated_feature(r):
+    return model(
+        """(float[N,6] x) => (int64[N,1] y) {
+            h = Gemm<transB=1>(x, w1, b1)
+            g = Mul(h, gate)
+            y = ArgMax<axis=1, keepdims=1>(g)
+        }""",
+        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8),
+    )  # fmt: skip
+
+
+@case(equality="a zero can be among the largest")
+def largest_three_of_gated_features(r):
+    return dense(r, "m, i = TopK<axis=1>(g, three)", width=3, three=[3])
+
+
+@case(equality="a running sum carries the live ones into the closed places")
+def running_sum_over_gated_features(r):
+    return dense(r, "m = CumSum(g, axis)", axis=np.int64(1))
+
+
+@case(params=DENSE_LIVE)
+def running_sum_over_the_sequence(r):
+    return model(
+        """(float[N,S,6] x) => (float[N,S,3] y) {
+            h0 = MatMul(x, w1)
+            h = Add(h0, b1)
+            g = Mul(h, gate)
+            c = CumSum(g, axis)
+            y0 = MatMul(c, w2)
+            y = Add(y0, b2)
+        }""",
+        w1=weight(r, 6, 8), b1=vector(r, 8), gate=gate(r, 8), axis=np.int64(1), w2=weight(r, 8, 3), b2=vector(r, 3),
+    )  # fmt: skip
