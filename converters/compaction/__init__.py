@@ -41,8 +41,9 @@ def compact(model: ir.Model) -> Compaction:
     Args:
         model: the gated model; it is consumed, its graph is changed in place.
     """
-    normalise(model)
     graph = model.graph
+    declared = [(None if value.shape is None else value.shape.copy(), value.type) for value in graph.outputs]
+    normalise(model)
     analysis = analyse(graph)
     permission = Permission(analysis.relations)
     permission.solve()
@@ -52,4 +53,7 @@ def compact(model: ir.Model) -> Compaction:
     merge_equal_clones(graph)
     fold_scales(graph)
     remove_dead_nodes(graph)
+    for value, (shape, type_) in zip(graph.outputs, declared, strict=True):
+        # the interface stays as it was declared, also where more has been inferred
+        value.shape, value.type = shape, type_
     return Compaction(model, plan)

@@ -60,7 +60,14 @@ def fold_constants(graph: ir.Graph) -> None:
         if values is None:
             continue
         for output, array in zip(node.outputs, values, strict=True):
-            _replace_by_constant(graph, output, array)
+            constant = _replace_by_constant(graph, output, array)
+            if constant is not None and node.op_type == "Transpose":
+                source, permutation = node.inputs[0], node.attributes.get("perm")
+                assert source is not None
+                constant.meta["transpose_of"] = source.name
+                constant.meta["permutation"] = (
+                    list(reversed(range(array.ndim))) if permutation is None else list(permutation.as_ints())
+                )
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
 
@@ -124,24 +131,26 @@ def _evaluate_shape(node: ir.Node) -> list[NDArray[np.generic]] | None:
     return [numbers if node.op_type == "Shape" else np.array(numbers.prod(), np.int64)]
 
 
-def _replace_by_constant(graph: ir.Graph, output: ir.Value, array: NDArray[np.generic]) -> None:
+def _replace_by_constant(graph: ir.Graph, output: ir.Value, array: NDArray[np.generic]) -> ir.Value | None:
     if output.is_graph_output() or not output.uses():
-        return
+        return None
     tensor = ir.Tensor(array, name=output.name, dtype=output.dtype if output.dtype is not None else None)
     name = f"{output.name}_constant"
     constant = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     tensor.name = name
     graph.register_initializer(constant)
     output.replace_all_uses_with(constant)
+    return constant
 
 
 def clone_initializers_per_use(graph: ir.Graph) -> None:
     """Give every use its own initializer (sharing the data), so that each use can be cut by itself."""
     for value in list(graph.initializers.values()):
-        if value.is_graph_input() or value.is_graph_output():
+        if value.is_graph_input():
             continue
         uses = [use for use in value.uses() if use.node.graph is graph]
-        for number, (node, slot) in enumerate(uses[1:], start=1):
+        # where the initializer is an output of the model too, that is its first use
+        for number, (node, slot) in enumerate(uses if value.is_graph_output() else uses[1:], start=1):
             clone = ir.Value(
                 name=f"{value.name}_use{number}", shape=value.shape, type=value.type, const_value=value.const_value
             )
@@ -151,18 +160,35 @@ def clone_initializers_per_use(graph: ir.Graph) -> None:
 
 
 def merge_equal_clones(graph: ir.Graph) -> None:
-    """Undo the cloning where all uses were cut alike, so that shared weights are stored once."""
+    """Undo the cloning where all uses were cut alike, so that shared weights are stored once.
+
+    A transposed copy becomes a Transpose of the initializer that it was made from (tied embeddings), as it
+    was before `fold_constants`; the runtime evaluates it once, when it loads the model.
+    """
     for value in list(graph.initializers.values()):
         origin = graph.initializers.get(str(value.meta.get("clone_of")))
-        if origin is None or origin is value or not is_constant(origin) or not is_constant(value):
-            continue
-        mine, theirs = value.const_value, origin.const_value
-        assert mine is not None
-        assert theirs is not None
-        if mine is not theirs and not (
-            mine.dtype == theirs.dtype and mine.shape == theirs.shape and np.array_equal(mine.numpy(), theirs.numpy())
-        ):
-            continue
-        value.replace_all_uses_with(origin)
-        assert value.name is not None
-        del graph.initializers[value.name]
+        if origin is not None and _hold_the_same(value, origin, None):
+            value.replace_all_uses_with(origin)
+            del graph.initializers[str(value.name)]
+    for value in list(graph.initializers.values()):
+        origin = graph.initializers.get(str(value.meta.get("transpose_of")))
+        if origin is not None and _hold_the_same(value, origin, value.meta["permutation"]):
+            del graph.initializers[str(value.name)]
+            node = ir.node("Transpose", [origin], {"perm": value.meta["permutation"]}, name=f"{value.name}_view")
+            view = node.outputs[0]
+            view.name, view.shape, view.type = f"{value.name}_view", value.shape, value.type
+            value.replace_all_uses_with(view)
+            graph.insert_before(next(iter(graph)), node)
+
+
+def _hold_the_same(value: ir.Value, origin: ir.Value, permutation: list[int] | None) -> bool:
+    if value is origin or not is_constant(origin) or value.is_graph_output() or value.dtype != origin.dtype:
+        return False
+    mine, theirs = array_of(value), array_of(origin)
+    assert mine is not None
+    assert theirs is not None
+    if mine is theirs and permutation is None:
+        return True
+    if permutation is not None:
+        theirs = np.transpose(theirs, permutation)
+    return mine.shape == theirs.shape and (np.shares_memory(mine, theirs) or bool(np.array_equal(mine, theirs)))
