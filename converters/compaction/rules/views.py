@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import Axis, Constants, Facts, array_of, axes_of, rank, static_size
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Product, Relation, Tie
+from converters.compaction.relations import Product, Relation, Same, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import axis_of, ints_attribute
 
@@ -135,8 +135,8 @@ def relate_regrouping(node: ir.Node, source: ir.Value, output: ir.Value) -> list
     return relations
 
 
-def _pass_on(node: ir.Node, source: Axis, target: Axis) -> Tie:
-    return Tie(node, [source], [target], lambda facts: facts.constants(source))
+def _pass_on(node: ir.Node, source: Axis, target: Axis) -> Same:
+    return Same(node, source, target)
 
 
 class _PassScalar(Relation):
