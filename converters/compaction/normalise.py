@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
+from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
 
 # Evaluating these ahead of time would change what they are for: random numbers, quantised weights that
@@ -39,6 +40,7 @@ def normalise(model: ir.Model) -> None:
     fold_constants(graph)
     write_shape_operands(graph)
     passes.IdentityEliminationPass()(model)
+    recognise_layer_norms(graph)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
 

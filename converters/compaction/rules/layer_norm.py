@@ -28,6 +28,9 @@ from converters.compaction.rules.common import axis_of, constants_of, float_attr
 
 # Writing LayerNormalization out costs about as much as one part in 64 of the matrix products around it.
 _SMALLEST_GAIN = 64
+# Below this version of the standard operators there is no LayerNormalization, and ReduceMean has other inputs.
+_FIRST_LAYER_NORM = 17
+_FIRST_AXES_AS_INPUT = 18
 
 
 class Normalised(Relation):
@@ -125,18 +128,17 @@ def relate_norm(node: ir.Node) -> list[Relation] | Refusal:
 @fixup("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def fix_norm(edit: Edit, node: ir.Node) -> None:
     """Correct the statistics for the zeros that went."""
-    for relation in edit.relations(node):
-        if not isinstance(relation, Normalised):
-            continue
-        left = edit.kept(relation.data).size
-        if left == relation.data.size:
-            continue
-        share = left / relation.data.size
-        if relation.centered or not _absorb(edit, node, relation, share):
-            _write_out(edit, node, relation, share)
+    centered = node.op_type == "LayerNormalization"
+    data = Axis(node.outputs[0], (rank_of(node.outputs[0]) or 0) - 1)
+    stated = any(isinstance(relation, Normalised) for relation in edit.relations(node))
+    share = edit.kept(data).size / data.size if stated else 1.0
+    if centered and edit.opset() < _FIRST_LAYER_NORM:
+        _write_out(edit, node, data, share, centered=True)  # it was spelled out when the model came in
+    elif share != 1 and (centered or not _absorb(edit, node, data, share)):
+        _write_out(edit, node, data, share, centered=centered)
 
 
-def _absorb(edit: Edit, node: ir.Node, relation: Normalised, share: float) -> bool:
+def _absorb(edit: Edit, node: ir.Node, data: Axis, share: float) -> bool:
     """Put the share into scale and epsilon: x / sqrt(s * q + eps) = x / sqrt(s) / sqrt(q + eps / s)."""
     scale = array_of(node.inputs[1])
     epsilon = float_attribute(node, "epsilon", 1e-5) / share
@@ -144,12 +146,12 @@ def _absorb(edit: Edit, node: ir.Node, relation: Normalised, share: float) -> bo
     if scale is None or not exact:
         return False  # attributes are float32
     factor = 1 / math.sqrt(share)
-    edit.set_input(node, 1, (as_float64(scale) * factor).astype(scale.dtype), [edit.removed(relation.data)])
+    edit.set_input(node, 1, (as_float64(scale) * factor).astype(scale.dtype), [edit.removed(data)])
     node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon)
     return True
 
 
-def _write_out(edit: Edit, node: ir.Node, relation: Normalised, share: float) -> None:
+def _write_out(edit: Edit, node: ir.Node, data: Axis, share: float, *, centered: bool) -> None:
     """Spell the norm out; s goes into a constant scale where it can, with t = 1, else into the variance, with t = s.
 
     d = x - s * mean_m (RMSNormalization: x)
@@ -161,7 +163,7 @@ def _write_out(edit: Edit, node: ir.Node, relation: Normalised, share: float) ->
     assert scale is not None
     assert output.dtype is not None
     outer = list(x.shape)[:-1]
-    whole, per_row = ir.Shape([*outer, edit.kept(relation.data).size]), ir.Shape([*outer, 1])
+    whole, per_row = ir.Shape([*outer, edit.kept(data).size]), ir.Shape([*outer, 1])
     # statistics of narrow types are taken in float32, as the operator's stash_type says
     narrow = output.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and int_attribute(node, "stash_type", 1) == 1
     inner = ir.DataType.FLOAT if narrow else output.dtype
@@ -181,28 +183,30 @@ def _write_out(edit: Edit, node: ir.Node, relation: Normalised, share: float) ->
         return result
 
     def mean_of(value: ir.Value) -> ir.Value:
-        if edit.opset() >= 18:
+        if edit.opset() >= _FIRST_AXES_AS_INPUT:
             return step("ReduceMean", value, edit.add_initializer(name, np.array([-1], np.int64)))
         return step("ReduceMean", value, axes=ir.AttrInt64s("axes", [-1]))
 
     if narrow:
         x = cast(x, inner)
     epsilon = number(float_attribute(node, "epsilon", 1e-5) / share)
-    if relation.centered:
-        mean_left = mean_of(x)
-        mean = step("Mul", mean_left, number(share))
+    if centered:
+        mean = mean_left = mean_of(x)
+        if share != 1:
+            mean = step("Mul", mean_left, number(share))
         d = step("Sub", x, mean, shape=whole)
-        spread = mean_of(step("Mul", d, d, shape=whole))
-        variance = step("Add", spread, step("Mul", step("Mul", mean, mean_left), number(1 - share)))
+        variance = mean_of(step("Mul", d, d, shape=whole))
+        if share != 1:
+            variance = step("Add", variance, step("Mul", step("Mul", mean, mean_left), number(1 - share)))
     else:
         d = x
         variance = mean_of(step("Mul", d, d, shape=whole))
     variance = step("Add", variance, epsilon)
     array = array_of(scale)
-    if array is not None and not narrow:
+    if share != 1 and array is not None and not narrow:
         scaled: NDArray[np.generic] = (as_float64(array) / math.sqrt(share)).astype(array.dtype)
-        scale = edit.add_initializer(name, scaled, [edit.removed(relation.data)])
-    else:
+        scale = edit.add_initializer(name, scaled, [edit.removed(data)])
+    elif share != 1:
         variance = step("Mul", variance, number(share))
     result = step("Mul", d, step("Reciprocal", step("Sqrt", variance)), shape=whole)
     if narrow:
