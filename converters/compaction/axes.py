@@ -106,12 +106,41 @@ def constant_slices(array: NDArray[np.generic], dim: int) -> Constants | None:
     return np.where(uniform, as_float64(first), np.nan) if uniform.any() else None
 
 
+class Twins(NamedTuple):
+    """Slices that are affine in one common unknown u: slice i = scales[i] * u + offsets[i].
+
+    Attributes:
+        scales, offsets: shape [axis.size]; NaN where the slice is no such function.
+    """
+
+    scales: Constants
+    offsets: Constants
+
+    @property
+    def known(self) -> Mask:
+        """Which slices are twins; shape [axis.size]."""
+        return ~np.isnan(self.scales)
+
+
 class Facts:
-    """Forward facts: for an axis, the constant that fills each slice, or NaN."""
+    """Forward facts: for an axis, the constant that fills each slice, or NaN; and which slices are twins."""
 
     def __init__(self) -> None:
         self._constants: dict[Axis, Constants | None] = {}
         self._scalars: dict[ir.Value, float] = {}
+        self._twins: dict[Axis, Twins] = {}
+
+    def twins(self, axis: Axis) -> Twins | None:
+        """The slices of an axis that are affine in one unknown, None when there are no two of them."""
+        return self._twins.get(axis)
+
+    def learn_twins(self, axis: Axis, twins: Twins | None) -> None:
+        """Record twins; a slice whose scale or offset is not a finite number, or whose scale is 0, is none."""
+        if twins is None:
+            return
+        usable = np.isfinite(twins.scales) & np.isfinite(twins.offsets) & (twins.scales != 0)
+        if usable.sum() > 1:
+            self._twins[axis] = Twins(np.where(usable, twins.scales, np.nan), np.where(usable, twins.offsets, np.nan))
 
     def constants(self, axis: Axis) -> Constants | None:
         """Shape [axis.size], float64, NaN = unknown; None when nothing at all is known."""

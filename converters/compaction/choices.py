@@ -1,4 +1,4 @@
-"""Which removable indices stay after all: a representative of folded constants, and no empty axis.
+"""Which removable indices stay after all: representatives of folded constants or twins, and no empty axis.
 
 Both only withhold, and each round is followed by another solve, so the result is still a fixpoint.
 """
@@ -11,18 +11,25 @@ from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Mask, Permission
 from converters.compaction.relations import Contract
 
+# A twin that takes over others is multiplied by the ratio of the scales; a much smaller one would blow up
+# the rounding of its offset.
+_SMALLEST_SCALE = 0.1
+
 
 def choose(analysis: Analysis, permission: Permission) -> dict[Contract, int]:
     """Withhold representatives and last indices until nothing changes.
 
     Returns:
-        The representative index of each contraction that folds constants into one.
+        The representative index of each contraction that folds constants, or twins, into one.
     """
     while True:
         _keep_one_index_of_each_axis(permission)
         representatives, changed = _choose_representatives(analysis, permission)
+        if changed:
+            continue
+        twins, changed = _choose_twins(analysis, permission)
         if not changed:
-            return representatives
+            return representatives | twins
 
 
 def _keep_one_index_of_each_axis(permission: Permission) -> None:
@@ -57,6 +64,34 @@ def _choose_representatives(analysis: Analysis, permission: Permission) -> tuple
         )
         candidates = staying if staying.size else going
         index = int(candidates[np.argmax(np.abs(constants[candidates]))])
+        if not staying.size:
+            permission.withhold(relation.data, _only(relation.data, index))
+            permission.resume()
+            return chosen, True
+        chosen[relation] = index
+    return chosen, False
+
+
+def _choose_twins(analysis: Analysis, permission: Permission) -> tuple[dict[Contract, int], bool]:
+    chosen: dict[Contract, int] = {}
+    for relation in analysis.relations:
+        if not isinstance(relation, Contract) or not relation.folds_twins:
+            continue
+        twins = analysis.facts.twins(relation.data)
+        if twins is None:
+            continue
+        going = relation.twins_to_fold(analysis.facts, permission)
+        if going.size == 0:
+            continue
+        largest = np.abs(twins.scales[going]).max()
+        # one that stays anyway is free; it must be needed, as for constants
+        staying = np.flatnonzero(
+            ~permission.removable(relation.data)
+            & analysis.live.needed(relation.data)
+            & (np.abs(twins.scales) >= _SMALLEST_SCALE * largest)
+        )
+        candidates = staying if staying.size else going
+        index = int(candidates[np.argmax(np.abs(twins.scales[candidates]))])
         if not staying.size:
             permission.withhold(relation.data, _only(relation.data, index))
             permission.resume()

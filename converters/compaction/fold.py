@@ -32,16 +32,23 @@ class _Scale:
 
 def fold_scales(graph: ir.Graph) -> None:
     """Remove every Mul by a constant vector whose factors can move into weights."""
-    for node in list(graph):
-        if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
-            continue
-        found = _scale_of(node)
-        if found is None:
-            continue
-        data, scale = found
-        if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
-            node.outputs[0].replace_all_uses_with(data)
-            graph.remove(node, safe=True)
+    # a scale that has gone may open the way for the one in front of it
+    while any([_fold_away(graph, node) for node in list(graph)]):
+        pass
+
+
+def _fold_away(graph: ir.Graph, node: ir.Node) -> bool:
+    if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
+        return False
+    found = _scale_of(node)
+    if found is None:
+        return False
+    data, scale = found
+    if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
+        node.outputs[0].replace_all_uses_with(data)
+        graph.remove(node, safe=True)
+        return True
+    return False
 
 
 def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
+from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
 from converters.compaction.view_chains import canonicalise_view_chains
@@ -43,6 +44,7 @@ def normalise(model: ir.Model) -> None:
     contents = complete_shapes(graph)
     canonicalise_view_chains(graph)
     rewrite_shape_operands(graph, contents)
+    recognise_layer_norms(graph)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
 

@@ -10,6 +10,7 @@ has three steps, and soundness is local to them:
 | relation | meaning |
 |---|---|
 | `Tie` | the same index space, position by position |
+| `Same` | a tie whose numbers pass through unchanged |
 | `Select` | output j is input index[j], or a filler (Slice, Split, Gather, Pad) |
 | `Concatenate` | the output is the inputs one after another |
 | `Product` | a product of axes equals a product of axes, in row-major order (Reshape, Flatten) |
@@ -28,7 +29,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Permission
+from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Permission, Twins
 
 Fold = Literal["zero", "bias", "representative"]
 
@@ -96,6 +97,7 @@ class Tie(Relation):
         inputs, outputs: axes of equal size.
         transfer: constants of the outputs, computed from the facts; None claims nothing.
         unread: which indices of an input the outputs do not depend on; None means all are read.
+        twins: twins of the outputs, computed from the facts; None claims nothing.
     """
 
     def __init__(
@@ -105,12 +107,14 @@ class Tie(Relation):
         outputs: Sequence[Axis],
         transfer: Callable[[Facts], Constants | None] | None = None,
         unread: Callable[[Facts, Axis], Mask | None] | None = None,
+        twins: Callable[[Facts], Twins | None] | None = None,
     ) -> None:
         super().__init__(node, [*inputs, *outputs])
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.transfer = transfer
         self._unread = unread
+        self._twins = twins
 
     @property
     def reason(self) -> str:
@@ -121,6 +125,10 @@ class Tie(Relation):
             constants = self.transfer(facts)
             for output in self.outputs:
                 facts.learn(output, constants)
+        if self._twins is not None:
+            twins = self._twins(facts)
+            for output in self.outputs:
+                facts.learn_twins(output, twins)
 
     def require(self, live: Liveness, facts: Facts) -> None:
         needed = np.zeros(self.axes[0].size, bool)
@@ -137,6 +145,19 @@ class Tie(Relation):
                 for target in self.axes:
                     if target is not source:
                         permission.withhold(target, kept, permission.cause(source))
+
+
+class Same(Tie):
+    """The output axis is the input axis, number for number: everything known of one holds for the other."""
+
+    def __init__(self, node: ir.Node | None, source: Axis, output: Axis) -> None:
+        super().__init__(
+            node,
+            [source],
+            [output],
+            transfer=lambda facts: facts.constants(source),
+            twins=lambda facts: facts.twins(source),
+        )
 
 
 class Select(Relation):
@@ -324,8 +345,12 @@ class Contract(Relation):
     - `representative`: a constant may go as long as another constant index of the same axis stays and
       takes over its weights (what is left is exact behind zero padding too).
 
+    With `bias`, twins (slices that are affine in one unknown) may go too, as long as one of them stays
+    and takes over their weights.
+
     Args:
         weight: the axis of the other operand, None for plain sums.
+        folds_twins: whether the fixup can merge twins.
         reads: for which indices the weights matter, given the need of the outputs; shape [data.size].
     """
 
@@ -337,9 +362,11 @@ class Contract(Relation):
         *,
         fold: Fold,
         reads: Callable[[Liveness, Facts], Mask],
+        folds_twins: bool = False,
     ) -> None:
         super().__init__(node, [data] if weight is None else [data, weight])
         self.data, self.weight, self.fold = data, weight, fold
+        self.folds_twins = folds_twins
         self._reads = reads
         self.read: Mask = np.ones(data.size, bool)
         self.permitted: Mask = np.zeros(data.size, bool)
@@ -358,7 +385,8 @@ class Contract(Relation):
         self.permitted = ~self.read | zero
         if self.fold != "zero":
             self.permitted |= facts.is_known(self.data)
-
+        if self.folds_twins and (twins := facts.twins(self.data)) is not None:
+            self.permitted |= twins.known
     def shrink(self, permission: Permission) -> None:
         permission.withhold(self.data, ~self.permitted)
         if self.weight is not None:
@@ -367,7 +395,12 @@ class Contract(Relation):
 
     def constants_to_fold(self, facts: Facts, permission: Permission) -> NDArray[np.int64]:
         """Indices that are about to go although they add something: constant, not zero, and read."""
-        return np.flatnonzero(permission.removable(self.data) & self.read & ~facts.is_zero(self.data))
+        added = facts.is_known(self.data) & ~facts.is_zero(self.data)
+        return np.flatnonzero(permission.removable(self.data) & self.read & added)
+
+    def twins_to_fold(self, facts: Facts, permission: Permission) -> NDArray[np.int64]:
+        """Indices that are about to go although they are read and vary: a twin must take over their weights."""
+        return np.flatnonzero(permission.removable(self.data) & self.read & ~facts.is_known(self.data))
 
 
 class Grouped(Relation):

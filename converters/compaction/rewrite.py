@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.analysis import Analysis
-from converters.compaction.axes import Axis, Facts, Mask, Permission, array_of, axes_of
+from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of
 from converters.compaction.registry import FIXUPS, operator_key
 from converters.compaction.relations import Contract, Relation
 
@@ -71,6 +71,14 @@ class Edit:
         index = relation.constants_to_fold(self.facts, self._permission)
         constants = self.facts.constants(relation.data)
         return index, np.zeros(0) if constants is None else constants[index]
+
+    def twins_to_fold(self, relation: Contract) -> tuple[NDArray[np.int64], int, Twins] | None:
+        """Removed twins of a contraction, the twin that takes over their weights, and all twins of the axis."""
+        index = relation.twins_to_fold(self.facts, self._permission)
+        twins = self.facts.twins(relation.data)
+        if index.size == 0 or twins is None:
+            return None
+        return index, self.representatives[relation], twins
 
     def add_initializer(
         self, base: str, array: NDArray[np.generic], masks: Sequence[Mask | None] | None = None
@@ -132,6 +140,33 @@ class Edit:
             self._masks[Axis(result, axis.dim)] = self.removed(axis)
         self.graph.insert_after(node, added)
         return added
+
+    def insert_before(
+        self, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], shape: ir.Shape, **attributes: ir.Attr
+    ) -> ir.Value:
+        """Add an operator in front of the node; its output has the node's type and, at once, its final shape."""
+        base = node.outputs[0]
+        label = f"{base.name}_{op_type.lower()}{self._counter}"
+        self._counter += 1
+        added = ir.node(op_type, inputs, attributes=attributes, name=label)
+        result = added.outputs[0]
+        result.name, result.shape, result.type = label, ir.Shape(list(shape)), base.type
+        self.graph.insert_before(node, added)
+        return result
+
+    def replace_output(self, node: ir.Node, value: ir.Value) -> None:
+        """All readers of the node's first output read `value` instead, which takes over its name and masks."""
+        output = node.outputs[0]
+        name = output.name
+        output.name = f"{name}_replaced"
+        value.name, value.shape, value.type = name, output.shape, output.type
+        for axis in axes_of(output):
+            self._masks[Axis(value, axis.dim)] = self.removed(axis)
+        output.replace_all_uses_with(value, replace_graph_outputs=True)
+
+    def opset(self) -> int:
+        """Version of the standard operators that the model uses."""
+        return self.graph.opset_imports.get("", 0)
 
     def is_final(self, value: ir.Value) -> bool:
         """Whether a fixup made this initializer at its final size."""

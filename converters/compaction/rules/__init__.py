@@ -4,6 +4,7 @@ from converters.compaction.rules import (
     convolution,
     elementwise,
     indexing,
+    layer_norm,
     linear,
     normalisation,
     pooling,
@@ -11,4 +12,4 @@ from converters.compaction.rules import (
     views,
 )
 
-__all__ = ["convolution", "elementwise", "indexing", "linear", "normalisation", "pooling", "reduction", "views"]
+__all__ = ["convolution", "elementwise", "indexing", "layer_norm", "linear", "normalisation", "pooling", "reduction", "views"]

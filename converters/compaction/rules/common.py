@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, array_of, as_float64, rank, static_size
+from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Twins, array_of, as_float64, rank, static_size
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
@@ -141,3 +141,24 @@ def constants_of(facts: Facts, value: ir.Value | None, dim: int, size: int) -> C
         return np.full(size, facts.scalar(value))
     known = facts.constants(axis)
     return np.full(size, np.nan) if known is None else known
+
+
+def merge_twins(
+    weight: Constants, inner: int, going: NDArray[np.int64], stays: int, twins: Twins
+) -> tuple[Constants, Constants]:
+    """Let one twin take over the weights of others: the weights, and what is added to the sum besides.
+
+    Slice k is scales[k] * u + offsets[k], so its share weight[k] * slice k equals
+    weight[k] * ratio * slice r + weight[k] * (offsets[k] - ratio * offsets[r]), ratio = scales[k] / scales[r].
+
+    Args:
+        weight: at full size; `inner` is its contracted dimension.
+        going: indices that are removed; stays: the index r that takes over.
+    Returns:
+        (weights at full size, added: the other dimensions of the weight).
+    """
+    ratio = twins.scales[going] / twins.scales[stays]
+    part = np.moveaxis(np.take(weight, going, axis=inner), inner, -1)
+    merged = np.moveaxis(weight.copy(), inner, -1)
+    merged[..., stays] += part @ ratio
+    return np.moveaxis(merged, -1, inner), part @ (twins.offsets[going] - ratio * twins.offsets[stays])

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Mask, axes_of, is_constant, rank
+from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, axes_of, is_constant, rank
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rewrite import Edit
@@ -95,7 +95,8 @@ def _product(*factors: Constants) -> Constants:
 
 
 def _quotient(x: Constants, y: Constants) -> Constants:
-    return np.asarray(x / y)
+    # quotients are taken to be finite, so zero over an unknown is zero
+    return np.where((x == 0) & (y != 0), 0.0, x / y)
 
 
 def _power(x: Constants, y: Constants) -> Constants:
@@ -194,6 +195,8 @@ OPAQUE = (
 )
 # a constant zero in one operand makes the others unread
 _ANNIHILATORS = ("Mul",)
+# affine in the operand at this position as long as the others are constants; None: in any one operand
+_AFFINE = {"Add": None, "Sub": None, "Mul": None, "Div": 0, "Neg": 0, "Identity": 0, "Dropout": 0, "Cast": 0}
 
 
 @rule(*CONTINUOUS, *OPAQUE)
@@ -217,7 +220,10 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
             return Refusal(f"the shapes around this {node.op_type} do not broadcast as declared")
         transfer = None if function is None else _transfer(function, inputs, at_axis, out_axis.size)
         unread = _unread_behind_zero(inputs, at_axis) if node.op_type in _ANNIHILATORS else None
-        relations.append(Tie(node, members, [out_axis], transfer, unread))
+        twins = None
+        if function is not None and node.op_type in _AFFINE:
+            twins = _affine_twins(function, inputs, at_axis, out_axis.size, _AFFINE[node.op_type])
+        relations.append(Tie(node, members, [out_axis], transfer, unread, twins))
     if function is not None and not relations:
         relations.append(_ScalarFact(node, function, inputs, output))
     return relations
@@ -269,6 +275,36 @@ def _transfer(
             return np.broadcast_to(function(*vectors), size).astype(np.float64)
 
     return transfer
+
+
+def _affine_twins(
+    function: Function, inputs: list[ir.Value], at_axis: list[Axis | None], size: int, position: int | None
+) -> Callable[[Facts], Twins | None]:
+    """Twins stay twins under an affine function whose other operands are constants, slice by slice."""
+
+    def twins(facts: Facts) -> Twins | None:
+        found = [(k, known) for k, axis in enumerate(at_axis) if axis is not None and (known := facts.twins(axis))]
+        if len(found) != 1 or position not in (None, found[0][0]):
+            return None
+        slot, known = found[0]
+
+        def at(unknown: Constants) -> Constants:
+            operands = [constants_of_operand(facts, value, axis, size) for value, axis in zip(inputs, at_axis, strict=True)]
+            operands[slot] = unknown
+            with np.errstate(all="ignore"):
+                return np.asarray(function(*operands), np.float64)
+
+        # f(a * u + b) = f(b) + (f(a + b) - f(b)) * u for an affine f
+        shift = at(known.offsets)
+        return Twins(at(known.scales + known.offsets) - shift, shift)
+
+    return twins
+
+
+def constants_of_operand(facts: Facts, value: ir.Value, axis: Axis | None, size: int) -> Constants:
+    """Constants of an operand along the output axis, the scalar where it is broadcast, NaN where unknown."""
+    known = np.full(size, facts.scalar(value)) if axis is None else facts.constants(axis)
+    return np.full(size, np.nan) if known is None else known
 
 
 def _unread_behind_zero(inputs: list[ir.Value], at_axis: list[Axis | None]) -> Callable[[Facts, Axis], Mask | None]:

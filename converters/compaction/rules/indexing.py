@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import Axis, Constants, Facts, array_of, as_float64, rank, static_size
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Concatenate, Relation, Select, Tie
+from converters.compaction.relations import Concatenate, Relation, Same, Select, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import (
     axis_of,
@@ -19,8 +19,8 @@ from converters.compaction.rules.common import (
 )
 
 
-def _pass_on(node: ir.Node, source: Axis, target: Axis) -> Tie:
-    return Tie(node, [source], [target], lambda facts: facts.constants(source))
+def _pass_on(node: ir.Node, source: Axis, target: Axis) -> Same:
+    return Same(node, source, target)
 
 
 @rule("Concat")

@@ -18,6 +18,7 @@ from converters.compaction.rules.common import (
     constants_of,
     float_attribute,
     int_attribute,
+    merge_twins,
     need_of,
     operand,
     row_constants,
@@ -169,7 +170,8 @@ def _relate_product(
 
     if array_a is not None and array_b is not None:
         return Refusal("a product of two constants")
-    relations.append(Contract(node, data, weight, fold=fold, reads=reads))
+    folds_twins = array_b is not None or (array_a is not None and not gemm)
+    relations.append(Contract(node, data, weight, fold=fold, reads=reads, folds_twins=folds_twins))
     return relations
 
 
@@ -195,32 +197,44 @@ def _side_constants(
 
 @fixup("Gemm", "MatMul")
 def fix_product(edit: Edit, node: ir.Node) -> None:
-    """Add what removed constants contributed: to the Gemm's C, or in an Add behind the MatMul."""
+    """Add what removed constants contributed, and move the weights of removed twins to the one that stays.
+
+    What is added goes to the Gemm's C, or into an Add behind the MatMul.
+    """
     for relation in edit.relations(node):
-        if not isinstance(relation, Contract):
+        if not isinstance(relation, Contract) or relation.weight is None:
             continue
         index, constants = edit.constants_to_fold(relation)
+        twins = edit.twins_to_fold(relation)
+        if index.size == 0 and twins is None:
+            continue
+        weight, inner = relation.weight
+        on_columns = weight is node.inputs[1]
+        array = array_of(weight)
+        assert array is not None
+        total = np.zeros(array.shape[1 - inner])
         if index.size:
-            _fold(edit, node, relation, index, constants)
+            part = as_float64(np.take(array, index, axis=inner))
+            total += part @ constants if inner == 1 else constants @ part
+        if twins is not None:
+            merged, added = merge_twins(as_float64(array), inner, *twins)
+            masks = [edit.removed(axis) if (axis := axis_of(weight, dim)) is not None else None for dim in (0, 1)]
+            edit.set_input(node, 1 if on_columns else 0, merged.astype(array.dtype), masks)
+            total += added
+        if total.any():
+            _add_to_output(edit, node, total, array.dtype, on_columns=on_columns)
 
 
-def _fold(
-    edit: Edit, node: ir.Node, relation: Contract, index: NDArray[np.int64], constants: NDArray[np.float64]
+def _add_to_output(
+    edit: Edit, node: ir.Node, total: Constants, dtype: np.dtype[np.generic], *, on_columns: bool
 ) -> None:
-    assert relation.weight is not None
-    weight, inner = relation.weight
-    array = array_of(weight)
-    assert array is not None
-    part = as_float64(np.take(array, index, axis=inner))
-    total = part @ constants if inner == 1 else constants @ part
     output = node.outputs[0]
     out_rank = rank(output)
     assert out_rank is not None
-    on_columns = weight is node.inputs[1]
     out_axis = axis_of(output, out_rank - 1 if on_columns else out_rank - 2)
     mask = None if out_axis is None else edit.removed(out_axis)
     if node.op_type == "Gemm":
-        total *= float_attribute(node, "alpha", 1.0)
+        total = total * float_attribute(node, "alpha", 1.0)
         old = operand(node, 2)
         old_array = array_of(old)
         beta = float_attribute(node, "beta", 1.0)
@@ -232,9 +246,9 @@ def _fold(
             masks: list[Mask | None] = [*[None] * (summed.ndim - 1), mask]
             if summed.ndim == 2 and summed.shape[0] > 1:
                 masks[0] = edit.removed(Axis(output, 0))
-            edit.set_input(node, 2, summed.astype(array.dtype), masks)
+            edit.set_input(node, 2, summed.astype(dtype), masks)
             return
     shaped = total if on_columns else total[:, None]
     added_masks: list[Mask | None] = [mask] if on_columns else [mask, None]
-    added = edit.add_initializer(output.name or "bias", shaped.astype(array.dtype), added_masks)
+    added = edit.add_initializer(output.name or "bias", shaped.astype(dtype), added_masks)
     edit.insert_after(node, "Add", [added])

@@ -1,4 +1,4 @@
-"""Rules for reductions: kept axes pass through, a summed axis contracts."""
+"""Rules for reductions: kept axes pass through, a summed axis contracts, a mean is corrected for zeros that go."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, rank, static_size
-from converters.compaction.registry import Refusal, rule
+from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Contract, Relation, Tie
+from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import (
     axis_of,
     constant_ints,
@@ -20,6 +21,8 @@ from converters.compaction.rules.common import (
 )
 
 _CONSTANT_IN_CONSTANT_OUT = ("ReduceMean", "ReduceMax", "ReduceMin")
+# a zero adds nothing to these
+_SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean")
 
 
 def reduced_dims(node: ir.Node) -> set[int] | None:
@@ -74,7 +77,7 @@ def relate_reduction(node: ir.Node) -> list[Relation] | Refusal:
     for dim in range(x_rank):
         source = axis_of(x, dim)
         if dim in dims:
-            if source is not None and node.op_type in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"):
+            if source is not None and node.op_type in _SUMS and _is_real(output):
                 relations.append(Contract(node, source, None, fold="zero", reads=_reads_all(source.size)))
             out_dim += keepdims
             continue
@@ -83,6 +86,20 @@ def relate_reduction(node: ir.Node) -> list[Relation] | Refusal:
             relations.append(Tie(node, [source], [target], partial(constants, source)))
         out_dim += 1
     return relations
+
+
+@fixup("ReduceMean")
+def fix_reduce_mean(edit: Edit, node: ir.Node) -> None:
+    """The mean over m of n entries, where the others are zero, is n / m times too large."""
+    share = 1.0
+    for relation in edit.relations(node):
+        if isinstance(relation, Contract):
+            share *= edit.kept(relation.data).size / relation.data.size
+    if share != 1:
+        output = node.outputs[0]
+        assert output.dtype is not None
+        factor = edit.add_initializer(output.name or "mean", np.array(share).astype(output.dtype.numpy()))
+        edit.insert_after(node, "Mul", [factor])
 
 
 def _reads_all(size: int) -> Callable[[Liveness, Facts], Mask]:
@@ -109,3 +126,7 @@ def relate_arg(node: ir.Node) -> list[Relation] | Refusal:
         if source is not None and target is not None:
             relations.append(Tie(node, [source], [target]))
     return relations
+
+
+def _is_real(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()

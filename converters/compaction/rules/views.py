@@ -10,7 +10,7 @@ import onnx_ir as ir
 from converters.compaction.axes import Axis, Constants, Facts, array_of, axes_of, rank, static_size
 from converters.compaction.dimensions import Dim, Monomial, product
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Product, Relation, Tie, Unread
+from converters.compaction.relations import Product, Relation, Same, Tie, Unread
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import axis_of, ints_attribute
 
@@ -104,8 +104,8 @@ def relate_regrouping(node: ir.Node, source: ir.Value, output: ir.Value) -> list
     return relations
 
 
-def _pass_on(node: ir.Node, source: Axis, target: Axis) -> Tie:
-    return Tie(node, [source], [target], lambda facts: facts.constants(source))
+def _pass_on(node: ir.Node, source: Axis, target: Axis) -> Same:
+    return Same(node, source, target)
 
 
 class _PassScalar(Relation):
