@@ -10,6 +10,7 @@ import numpy as np
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Mask, Permission
 from converters.compaction.relations import Contract
+from converters.compaction.vanishing import Vanishing
 
 
 def choose(analysis: Analysis, permission: Permission) -> dict[Contract, int]:
@@ -19,38 +20,40 @@ def choose(analysis: Analysis, permission: Permission) -> dict[Contract, int]:
         The representative index of each contraction that folds constants into one.
     """
     while True:
-        _keep_one_index_of_each_axis(permission)
-        representatives, changed = _choose_representatives(analysis, permission)
-        if not changed:
+        # what vanishes only ever gets less while indices are withheld, so a choice never becomes wrong
+        vanishing = Vanishing(analysis, permission)
+        representatives, changed = _choose_representatives(analysis, permission, vanishing)
+        if not changed and not _keep_one_index_of_each_axis(permission, vanishing):
             return representatives
 
 
-def _keep_one_index_of_each_axis(permission: Permission) -> None:
-    # onnxruntime rejects axes of size 0
-    while True:
-        empty = [axis for axis in permission.axes if permission.removable(axis).all()]
-        if not empty:
-            return
-        for axis in empty:
-            if permission.removable(axis).all():
-                permission.withhold(axis, _only(axis, 0))
-        permission.resume()
+def _keep_one_index_of_each_axis(permission: Permission, vanishing: Vanishing) -> bool:
+    # onnxruntime rejects axes of size 0, so an axis may be empty only where its value disappears
+    empty = [axis for axis in permission.axes if permission.removable(axis).all() and not vanishing.goes(axis.value)]
+    for axis in empty:
+        if permission.removable(axis).all():
+            permission.withhold(axis, _only(axis, 0))
+            permission.resume()
+    return bool(empty)
 
 
-def _choose_representatives(analysis: Analysis, permission: Permission) -> tuple[dict[Contract, int], bool]:
+def _choose_representatives(
+    analysis: Analysis, permission: Permission, vanishing: Vanishing
+) -> tuple[dict[Contract, int], bool]:
     chosen: dict[Contract, int] = {}
+    changed = False
     for relation in analysis.relations:
         if not isinstance(relation, Contract) or relation.fold != "representative":
             continue
         going = relation.constants_to_fold(analysis.facts, permission)
-        if going.size == 0:
+        if going.size == 0 or vanishing.node_goes(relation.node):
             continue
         constants = analysis.facts.constants(relation.data)
         assert constants is not None
         # A constant index that stays anyway is free. It must be needed: what nobody needs may hold
         # anything once its own inputs have been cut.
         staying = np.flatnonzero(
-            ~permission.removable(relation.data)
+            ~permission.removable(relation.taken)
             & analysis.live.needed(relation.data)
             & np.isfinite(constants)
             & (constants != 0)
@@ -58,11 +61,11 @@ def _choose_representatives(analysis: Analysis, permission: Permission) -> tuple
         candidates = staying if staying.size else going
         index = int(candidates[np.argmax(np.abs(constants[candidates]))])
         if not staying.size:
-            permission.withhold(relation.data, _only(relation.data, index))
+            permission.withhold(relation.taken, _only(relation.taken, index))
             permission.resume()
-            return chosen, True
+            changed = True
         chosen[relation] = index
-    return chosen, False
+    return chosen, changed
 
 
 def _only(axis: Axis, index: int) -> Mask:
