@@ -1,6 +1,6 @@
 """The compaction engine: remove from an ONNX graph what provably does not change its function.
 
-    normalise -> analyse (facts, need) -> solve -> choose -> plan -> rewrite -> fold
+    normalise -> analyse (facts, need) -> solve -> select inputs -> choose -> plan -> rewrite -> fold
 
 One file per stage; `rules/` says what each operator means, `relations.py` what a relation means, and
 `axes.py` holds the three vectors that everything is about.
@@ -18,10 +18,11 @@ from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
 from converters.compaction.fold import fold_scales
 from converters.compaction.normalise import merge_equal_clones, normalise
-from converters.compaction.plan import Kept, Removal, RemovalPlan, make_plan
+from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
+from converters.compaction.selection import select_inputs
 
-__all__ = ["Compaction", "Kept", "Removal", "RemovalPlan", "compact"]
+__all__ = ["Compaction", "Kept", "Removal", "RemovalPlan", "Replaced", "Selected", "compact"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,13 @@ def compact(model: ir.Model) -> Compaction:
     analysis = analyse(graph)
     permission = Permission(analysis.relations)
     permission.solve()
+    selections = select_inputs(analysis, permission)
+    if selections:
+        permission = Permission(analysis.relations)
+        permission.solve()
     representatives = choose(analysis, permission)
-    plan = make_plan(analysis, permission, representatives)
-    rewrite(Edit(graph, analysis, permission, representatives))
+    plan = make_plan(analysis, permission, representatives, selections)
+    rewrite(Edit(graph, analysis, permission, representatives, selections))
     merge_equal_clones(graph)
     fold_scales(graph)
     remove_dead_nodes(graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -9,6 +10,7 @@ import onnx_ir as ir
 from converters.compaction.axes import Facts, Liveness, axes_of
 from converters.compaction.registry import RULES, Refusal, operator_key
 from converters.compaction.relations import Pin, Relation
+from converters.compaction.severing import ConstantOutput, Severed, find_constant_outputs, find_severed
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Analysis:
     live: Liveness
     without_rule: tuple[str, ...]
     of_node: dict[ir.Node, tuple[Relation, ...]] = field(repr=False)
+    severed: tuple[Severed, ...] = ()
+    constant_outputs: tuple[ConstantOutput, ...] = ()
 
 
 def analyse(graph: ir.Graph) -> Analysis:
@@ -40,12 +44,27 @@ def analyse(graph: ir.Graph) -> Analysis:
             relation.forward(facts)
         of_node[node] = tuple(stated)
         relations += stated
+    constant_outputs = find_constant_outputs(graph, facts)
+    written = {output.value for output in constant_outputs}
     for value in graph.outputs:
-        relations += [Pin(None, axis, "it is an output of the model") for axis in axes_of(value)]
+        if value not in written:
+            relations += [Pin(None, axis, "it is an output of the model") for axis in axes_of(value)]
 
+    severed = [item for item in find_severed(list(of_node), facts) if _is_tied(of_node[item.node])]
+    for item in severed:
+        axes = frozenset(axes_of(item.node.inputs[item.slot]))
+        for relation in of_node[item.node]:
+            relation.severed |= axes
     for relation in reversed(relations):
         relation.require(live, facts)
-    return Analysis(tuple(relations), facts, live, tuple(sorted(without_rule)), of_node)
+    return Analysis(
+        tuple(relations), facts, live, tuple(sorted(without_rule)), of_node, tuple(severed), tuple(constant_outputs)
+    )
+
+
+def _is_tied(stated: Iterable[Relation]) -> bool:
+    """Whether the node's rule described it fully, so that leaving an operand out leaves its axes free."""
+    return not any(isinstance(relation, Pin) for relation in stated)
 
 
 def relate(node: ir.Node) -> list[Relation]:

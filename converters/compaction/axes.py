@@ -216,6 +216,7 @@ class Permission:
 
     def __init__(self, relations: Sequence[Relation]) -> None:
         self._relations = relations
+        self._evening = [number for number, relation in enumerate(relations) if relation.evens_out]
         self._removable: dict[Axis, Mask] = {}
         self._cause: dict[Axis, NDArray[np.int32]] = {}
         self._readers: dict[Axis, list[int]] = {}
@@ -273,9 +274,8 @@ class Permission:
         """Solve again after `withhold` was called from outside."""
         while True:
             self._drain()
-            for number, relation in enumerate(self._relations):
-                if relation.evens_out:
-                    self._run(number, relation.even_out)
+            for number in self._evening:
+                self._run(number, self._relations[number].even_out)
             if not self._queue:
                 return
 

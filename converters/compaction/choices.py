@@ -10,6 +10,7 @@ import numpy as np
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Mask, Permission
 from converters.compaction.relations import Contract
+from converters.compaction.vanishing import Vanishing
 
 # A twin that takes over others is multiplied by the ratio of the scales; a much smaller one would blow up
 # the rounding of its offset.
@@ -23,41 +24,43 @@ def choose(analysis: Analysis, permission: Permission) -> dict[Contract, int]:
         The representative index of each contraction that folds constants, or twins, into one.
     """
     while True:
-        _keep_one_index_of_each_axis(permission)
-        representatives, changed = _choose_representatives(analysis, permission)
+        # what vanishes only ever gets less while indices are withheld, so a choice never becomes wrong
+        vanishing = Vanishing(analysis, permission)
+        representatives, changed = _choose_representatives(analysis, permission, vanishing)
         if changed:
             continue
-        twins, changed = _choose_twins(analysis, permission)
-        if not changed:
+        twins, changed = _choose_twins(analysis, permission, vanishing)
+        if not changed and not _keep_one_index_of_each_axis(permission, vanishing):
             return representatives | twins
 
 
-def _keep_one_index_of_each_axis(permission: Permission) -> None:
-    # onnxruntime rejects axes of size 0
-    while True:
-        empty = [axis for axis in permission.axes if permission.removable(axis).all()]
-        if not empty:
-            return
-        for axis in empty:
-            if permission.removable(axis).all():
-                permission.withhold(axis, _only(axis, 0))
-        permission.resume()
+def _keep_one_index_of_each_axis(permission: Permission, vanishing: Vanishing) -> bool:
+    # onnxruntime rejects axes of size 0, so an axis may be empty only where its value disappears
+    empty = [axis for axis in permission.axes if permission.removable(axis).all() and not vanishing.goes(axis.value)]
+    for axis in empty:
+        if permission.removable(axis).all():
+            permission.withhold(axis, _only(axis, 0))
+            permission.resume()
+    return bool(empty)
 
 
-def _choose_representatives(analysis: Analysis, permission: Permission) -> tuple[dict[Contract, int], bool]:
+def _choose_representatives(
+    analysis: Analysis, permission: Permission, vanishing: Vanishing
+) -> tuple[dict[Contract, int], bool]:
     chosen: dict[Contract, int] = {}
+    changed = False
     for relation in analysis.relations:
         if not isinstance(relation, Contract) or relation.fold != "representative":
             continue
         going = relation.constants_to_fold(analysis.facts, permission)
-        if going.size == 0:
+        if going.size == 0 or vanishing.node_goes(relation.node):
             continue
         constants = analysis.facts.constants(relation.data)
         assert constants is not None
         # A constant index that stays anyway is free. It must be needed: what nobody needs may hold
         # anything once its own inputs have been cut.
         staying = np.flatnonzero(
-            ~permission.removable(relation.data)
+            ~permission.removable(relation.taken)
             & analysis.live.needed(relation.data)
             & np.isfinite(constants)
             & (constants != 0)
@@ -65,17 +68,17 @@ def _choose_representatives(analysis: Analysis, permission: Permission) -> tuple
         candidates = staying if staying.size else going
         index = int(candidates[np.argmax(np.abs(constants[candidates]))])
         if not staying.size:
-            permission.withhold(relation.data, _only(relation.data, index))
+            permission.withhold(relation.taken, _only(relation.taken, index))
             permission.resume()
-            return chosen, True
+            changed = True
         chosen[relation] = index
-    return chosen, False
+    return chosen, changed
 
 
-def _choose_twins(analysis: Analysis, permission: Permission) -> tuple[dict[Contract, int], bool]:
+def _choose_twins(analysis: Analysis, permission: Permission, vanishing: Vanishing) -> tuple[dict[Contract, int], bool]:
     chosen: dict[Contract, int] = {}
     for relation in analysis.relations:
-        if not isinstance(relation, Contract) or not relation.folds_twins:
+        if not isinstance(relation, Contract) or not relation.folds_twins or vanishing.node_goes(relation.node):
             continue
         twins = analysis.facts.twins(relation.data)
         if twins is None:
@@ -86,14 +89,14 @@ def _choose_twins(analysis: Analysis, permission: Permission) -> tuple[dict[Cont
         largest = np.abs(twins.scales[going]).max()
         # one that stays anyway is free; it must be needed, as for constants
         staying = np.flatnonzero(
-            ~permission.removable(relation.data)
+            ~permission.removable(relation.taken)
             & analysis.live.needed(relation.data)
             & (np.abs(twins.scales) >= _SMALLEST_SCALE * largest)
         )
         candidates = staying if staying.size else going
         index = int(candidates[np.argmax(np.abs(twins.scales[candidates]))])
         if not staying.size:
-            permission.withhold(relation.data, _only(relation.data, index))
+            permission.withhold(relation.taken, _only(relation.taken, index))
             permission.resume()
             return chosen, True
         chosen[relation] = index

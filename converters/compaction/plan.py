@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Permission, is_constant
 from converters.compaction.relations import Contract, Pin, Relation
+from converters.compaction.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,40 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """A Gather in front of a node that uses few indices of an axis that stays wider.
+
+    Attributes:
+        indices: the indices that the node takes, counted in the width before.
+    """
+
+    value: str
+    axis: int
+    node: str
+    width: int
+    indices: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.value}[{self.axis}]: {self.node} takes {len(self.indices)} of {self.width} indices by a Gather"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """An operand or an output that holds the same numbers for every input and is written as a constant.
+
+    Attributes:
+        node: the operator whose operand it is, "" for an output of the model.
+    """
+
+    value: str
+    node: str
+
+    def __str__(self) -> str:
+        where = f" in front of {self.node}" if self.node else ""
+        return f"{self.value}: the same for every input, replaced by a constant{where}"
+
+
+@dataclass(frozen=True)
 class RemovalPlan:
     """What compaction does to a graph, decided before the first change.
 
@@ -60,11 +96,15 @@ class RemovalPlan:
         removed: every axis that gets narrower, in graph order.
         kept: dead indices that stay, most expensive first.
         without_rule: operator types that no rule describes.
+        selected: where a Gather takes what a reader needs.
+        replaced: what becomes a constant, so that the branch behind it goes.
     """
 
     removed: tuple[Removal, ...]
     kept: tuple[Kept, ...]
     without_rule: tuple[str, ...]
+    selected: tuple[Selected, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
 
     def explain(self, value: str, axis: int) -> str:
         """One line: why this axis was cut as it was, or was not cut."""
@@ -94,10 +134,20 @@ class RemovalPlan:
                 for k in self.kept
             ],
             "without_rule": list(self.without_rule),
+            "selected": [
+                {"value": s.value, "axis": s.axis, "node": s.node, "width": s.width, "indices": list(s.indices)}
+                for s in self.selected
+            ],
+            "replaced": [{"value": r.value, "node": r.node} for r in self.replaced],
         }
 
 
-def make_plan(analysis: Analysis, permission: Permission, representatives: Mapping[Contract, int]) -> RemovalPlan:
+def make_plan(
+    analysis: Analysis,
+    permission: Permission,
+    representatives: Mapping[Contract, int],
+    selections: Sequence[Selection] = (),
+) -> RemovalPlan:
     """Describe the solved permissions; must run before the graph is changed."""
     removed: list[Removal] = []
     kept: list[Kept] = []
@@ -113,7 +163,30 @@ def make_plan(analysis: Analysis, permission: Permission, representatives: Mappi
         if dead.any():
             kept += _reasons(analysis, permission, axis, dead, weights_of.get(axis, 0))
     kept.sort(key=lambda item: (-item.cost, item.value, item.axis, item.reason))
-    return RemovalPlan(tuple(removed), tuple(kept), analysis.without_rule)
+    return RemovalPlan(
+        tuple(removed), tuple(kept), analysis.without_rule, _selected(permission, selections), _replaced(analysis)
+    )
+
+
+def _selected(permission: Permission, selections: Sequence[Selection]) -> tuple[Selected, ...]:
+    found = []
+    for selection in selections:
+        taken = ~permission.removable(selection.taken)
+        width = int((~permission.removable(selection.source)).sum())
+        if taken.sum() < width:
+            indices = tuple(int(i) for i in np.flatnonzero(taken))
+            source = selection.source
+            found.append(Selected(str(source.value.name), source.dim, _name(selection.relation.node), width, indices))
+    return tuple(found)
+
+
+def _replaced(analysis: Analysis) -> tuple[Replaced, ...]:
+    operands = [Replaced(str(s.node.inputs[s.slot].name), _name(s.node)) for s in analysis.severed]  # type: ignore[union-attr]
+    return (*operands, *(Replaced(str(output.value.name), "") for output in analysis.constant_outputs))
+
+
+def _name(node: ir.Node | None) -> str:
+    return "" if node is None else f"{node.op_type} {node.name}"
 
 
 def _reasons(
@@ -127,7 +200,7 @@ def _reasons(
             node, reason = "", "one index must stay, or it stands in for folded constants"
         else:
             relation: Relation = analysis.relations[cause]
-            node = "" if relation.node is None else f"{relation.node.op_type} {relation.node.name}"
+            node = _name(relation.node)
             reason = relation.reason
         found.append(Kept(str(axis.value.name), axis.dim, count, node, reason, cost * count))
     return found

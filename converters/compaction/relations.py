@@ -35,13 +35,21 @@ Fold = Literal["zero", "bias", "representative"]
 
 
 class Relation:
-    """Base of all relations: which node states it, and which axes it covers."""
+    """Base of all relations: which node states it, and which axes it covers.
+
+    Attributes:
+        severed: axes of operands that become initializers, so that this relation no longer reads them.
+        selected: an axis of which a Gather in front of the node takes just the indices that the node uses,
+            so that the others may stay on that axis without staying in the node.
+    """
 
     evens_out = False
 
     def __init__(self, node: ir.Node | None, axes: Sequence[Axis]) -> None:
         self.node = node
         self.axes = tuple(dict.fromkeys(axes))
+        self.severed: frozenset[Axis] = frozenset()
+        self.selected: Axis | None = None
 
     @property
     def reason(self) -> str:
@@ -135,14 +143,17 @@ class Tie(Relation):
         for output in self.outputs:
             needed |= live.needed(output)
         for axis in self.inputs:
+            if axis in self.severed:
+                continue
             unread = None if self._unread is None else self._unread(facts, axis)
             live.need(axis, needed if unread is None else needed & ~unread)
 
     def shrink(self, permission: Permission) -> None:
-        for source in self.axes:
+        tied = [axis for axis in self.axes if axis not in self.severed] if self.severed else self.axes
+        for source in tied:
             kept = ~permission.removable(source)
-            if kept.any():
-                for target in self.axes:
+            if kept.any() and source != self.selected:
+                for target in tied:
                     if target is not source:
                         permission.withhold(target, kept, permission.cause(source))
 
@@ -387,20 +398,27 @@ class Contract(Relation):
             self.permitted |= facts.is_known(self.data)
         if self.folds_twins and (twins := facts.twins(self.data)) is not None:
             self.permitted |= twins.known
+
     def shrink(self, permission: Permission) -> None:
-        permission.withhold(self.data, ~self.permitted)
+        permission.withhold(self.taken, ~self.permitted)
         if self.weight is not None:
-            permission.withhold(self.weight, ~permission.removable(self.data), permission.cause(self.data))
+            if self.selected != self.data:
+                permission.withhold(self.weight, ~permission.removable(self.data), permission.cause(self.data))
             permission.withhold(self.data, ~permission.removable(self.weight), permission.cause(self.weight))
+
+    @property
+    def taken(self) -> Axis:
+        """The axis that says which indices the sum still runs over: the weight's where a Gather selects."""
+        return self.data if self.weight is None or self.selected != self.data else self.weight
 
     def constants_to_fold(self, facts: Facts, permission: Permission) -> NDArray[np.int64]:
         """Indices that are about to go although they add something: constant, not zero, and read."""
         added = facts.is_known(self.data) & ~facts.is_zero(self.data)
-        return np.flatnonzero(permission.removable(self.data) & self.read & added)
+        return np.flatnonzero(permission.removable(self.taken) & self.read & added)
 
     def twins_to_fold(self, facts: Facts, permission: Permission) -> NDArray[np.int64]:
         """Indices that are about to go although they are read and vary: a twin must take over their weights."""
-        return np.flatnonzero(permission.removable(self.data) & self.read & ~facts.is_known(self.data))
+        return np.flatnonzero(permission.removable(self.taken) & self.read & ~facts.is_known(self.data))
 
 
 class Grouped(Relation):

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of
+from converters.compaction.branches import cut_branches, insert_selections
 from converters.compaction.registry import FIXUPS, operator_key
 from converters.compaction.relations import Contract, Relation
+from converters.compaction.selection import Selection
 
 
 class Edit:
@@ -27,8 +29,10 @@ class Edit:
         analysis: Analysis,
         permission: Permission,
         representatives: dict[Contract, int],
+        selections: Sequence[Selection] = (),
     ) -> None:
         self.graph = graph
+        self.selections = tuple(selections)
         self.facts: Facts = analysis.facts
         self.representatives = representatives
         self._analysis = analysis
@@ -38,9 +42,19 @@ class Edit:
         self._final: set[ir.Value] = set()
         self._counter = 0
 
+    @property
+    def analysis(self) -> Analysis:
+        """The frozen analysis."""
+        return self._analysis
+
+    @property
+    def permission(self) -> Permission:
+        """The frozen permissions."""
+        return self._permission
+
     def relations(self, node: ir.Node) -> Sequence[Relation]:
-        """The relations that the node's rule stated."""
-        return self._analysis.of_node[node]
+        """The relations that the node's rule stated; none for a node that the rewriting added."""
+        return self._analysis.of_node.get(node, ())
 
     def removed(self, axis: Axis) -> Mask:
         """Shape [axis.size]; True where the index goes."""
@@ -168,19 +182,33 @@ class Edit:
         """Version of the standard operators that the model uses."""
         return self.graph.opset_imports.get("", 0)
 
+    def like(self, value: ir.Value, original: ir.Value, name: str) -> None:
+        """Give a new value the type and shape of `original`, and let it be cut like it."""
+        value.name, value.type = name, original.type
+        value.shape = original.shape if original.shape is None else ir.Shape(list(original.shape))
+        for axis in axes_of(original):
+            self._masks[Axis(value, axis.dim)] = self.removed(axis)
+
+    def cut(self, axis: Axis, mask: Mask) -> None:
+        """Cut an axis of a value that the rewriting added."""
+        self._masks[axis] = mask
+
     def is_final(self, value: ir.Value) -> bool:
         """Whether a fixup made this initializer at its final size."""
         return value in self._final
 
 
 def rewrite(edit: Edit) -> None:
-    """Run all fixups, then slice every initializer and update every shape in one pass."""
+    """Cut off dead branches, run all fixups, then slice every initializer and update every shape in one pass."""
     graph = edit.graph
+    cut_branches(edit)
+    remove_dead_nodes(graph)
     for node in list(graph):
         fix = FIXUPS.get(operator_key(node))
         if fix is not None:
             fix(edit, node)
     remove_dead_nodes(graph)
+    insert_selections(edit)
     for value in list(graph.initializers.values()):
         if not edit.is_final(value) and edit.is_cut(value):
             _slice_initializer(edit, value)
@@ -204,6 +232,8 @@ def _update_shape(edit: Edit, value: ir.Value) -> None:
     cut = {axis.dim: int(edit.kept(axis).size) for axis in axes_of(value) if edit.removed(axis).any()}
     if cut:
         assert value.shape is not None
+        if 0 in cut.values() and value.uses():
+            raise AssertionError(f"'{value.name}' lost all its indices but is still read; the plan is wrong")
         value.shape = ir.Shape([cut.get(dim, size) for dim, size in enumerate(value.shape)])
 
 

@@ -12,4 +12,14 @@ from converters.compaction.rules import (
     views,
 )
 
-__all__ = ["convolution", "elementwise", "indexing", "layer_norm", "linear", "normalisation", "pooling", "reduction", "views"]
+__all__ = [
+    "convolution",
+    "elementwise",
+    "indexing",
+    "layer_norm",
+    "linear",
+    "normalisation",
+    "pooling",
+    "reduction",
+    "views",
+]

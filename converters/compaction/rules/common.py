@@ -8,7 +8,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Twins, array_of, as_float64, rank, static_size
+from converters.compaction.axes import (
+    Axis,
+    Constants,
+    Facts,
+    Liveness,
+    Mask,
+    Twins,
+    array_of,
+    as_float64,
+    rank,
+    static_size,
+)
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int:

@@ -13,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, axes_of, is_constant, rank
-from converters.compaction.registry import Refusal, fixup, rule
+from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, axes_of, rank
+from converters.compaction.registry import Refusal, rule
 from converters.compaction.relations import Relation, Tie
-from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import float_attribute, operand, string_attribute
 
 Function = Callable[..., NDArray[np.float64]]
@@ -289,7 +288,9 @@ def _affine_twins(
         slot, known = found[0]
 
         def at(unknown: Constants) -> Constants:
-            operands = [constants_of_operand(facts, value, axis, size) for value, axis in zip(inputs, at_axis, strict=True)]
+            operands = [
+                constants_of_operand(facts, value, axis, size) for value, axis in zip(inputs, at_axis, strict=True)
+            ]
             operands[slot] = unknown
             with np.errstate(all="ignore"):
                 return np.asarray(function(*operands), np.float64)
@@ -317,76 +318,3 @@ def _unread_behind_zero(inputs: list[ir.Value], at_axis: list[Axis | None]) -> C
         return zero
 
     return unread
-
-
-@fixup("Add", "Sub", "Mul", "Sum", "Max", "Min", "Div", "PRelu")
-def fix_constant_operands(edit: Edit, node: ir.Node) -> None:
-    """An operand that is constant for every input becomes an initializer, so that its branch goes."""
-    if node.op_type != "Sum" and len(node.inputs) != 2:
-        return
-    output = node.outputs[0]
-    for slot, value in enumerate(node.inputs):
-        if value is None or is_constant(value) or value.is_graph_input():
-            continue
-        others = [other for index, other in enumerate(node.inputs) if index != slot and other is not None]
-        if not others or not _covers(others, output):
-            continue
-        vector = _constant_vector(edit, value)
-        if vector is None:
-            continue
-        adds = node.op_type in ("Add", "Sum") or (node.op_type == "Sub" and slot == 1)
-        if adds and len(others) == 1 and not vector.any() and others[0].dtype == output.dtype:
-            if not _same_shape(others[0], output):
-                continue
-            output.replace_all_uses_with(others[0], replace_graph_outputs=False)
-            if output.is_graph_output():
-                continue
-            return
-        assert value.dtype is not None
-        edit.set_input(node, slot, vector.astype(value.dtype.numpy()))
-
-
-def _constant_vector(edit: Edit, value: ir.Value) -> NDArray[np.float64] | None:
-    """The value as a broadcastable array at its final width, None if it is not constant.
-
-    Returns: shape [] or [1, ..., width, ..., 1].
-    """
-    scalar = edit.facts.scalar(value)
-    if math.isfinite(scalar):
-        return np.asarray(scalar)
-    assert value.shape is not None
-    for axis in axes_of(value):
-        known = edit.facts.constants(axis)
-        if known is not None and np.isfinite(known).all():
-            shape = [-1 if dim == axis.dim else 1 for dim in range(len(value.shape))]
-            return known[edit.kept(axis)].reshape(shape)
-    return None
-
-
-def _covers(others: list[ir.Value], output: ir.Value) -> bool:
-    """Whether the other operands alone broadcast to the output's shape."""
-    assert output.shape is not None
-    sizes = [list(other.shape) for other in others if other.shape is not None]
-    if len(sizes) != len(others):
-        return False
-    for from_end in range(1, len(output.shape) + 1):
-        wanted = output.shape[-from_end]
-        if wanted == 1:
-            continue
-        if not any(len(size) >= from_end and _equal_dims(size[-from_end], wanted) for size in sizes):
-            return False
-    return any(len(size) == len(output.shape) for size in sizes)
-
-
-def _equal_dims(left: object, right: object) -> bool:
-    if isinstance(left, int) or isinstance(right, int):
-        return left == right
-    assert isinstance(left, ir.SymbolicDim)
-    assert isinstance(right, ir.SymbolicDim)
-    return left.value is not None and left.value == right.value
-
-
-def _same_shape(left: ir.Value, right: ir.Value) -> bool:
-    assert left.shape is not None
-    assert right.shape is not None
-    return len(left.shape) == len(right.shape) and all(map(_equal_dims, left.shape, right.shape))
