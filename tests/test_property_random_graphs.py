@@ -33,8 +33,9 @@ BOUNDED = settings(
 
 
 def programs(operations: list[str]) -> st.SearchStrategy[list[Step]]:
-    small = st.integers(0, 11)
-    step = st.builds(Step, st.sampled_from(operations), small, small, small, st.integers(0, 2**12 - 1))
+    # a, b and c are the digits of one number: hypothesis deletes at most five choices of a list at once.
+    numbers = st.tuples(st.sampled_from(operations), st.integers(0, 12**3 - 1), st.integers(0, 2**12 - 1))
+    step = numbers.map(lambda t: Step(t[0], t[1] % 12, t[1] // 12 % 12, t[1] // 144, t[2]))
     return st.lists(step, min_size=1, max_size=9)
 
 
