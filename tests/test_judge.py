@@ -24,6 +24,7 @@ def compaction(change: Callable[[onnx.ModelProto], Any], removed: tuple[Any, ...
 
     def compact(model: onnx_ir.Model) -> Any:
         proto = onnx_ir.to_proto(model)
+        del proto.graph.value_info[:]  # onnx_ir records the old shapes of the initializers there
         change(proto)
         return SimpleNamespace(model=onnx_ir.from_proto(proto), plan=SimpleNamespace(removed=removed))
 

@@ -7,6 +7,7 @@ from cases import (  # noqa: F401
     attention,
     blocks,
     convolution,
+    corners,
     elementwise,
     formats,
     gate_forms,

@@ -288,7 +288,7 @@ def rotary_embedding_spelled_out_with_closed_heads(r):
     return rotary(r, text, 20, cos=cos, sin=sin, s0=[0], s2=[2], s4=[4], last=[-1])
 
 
-@case(equality="the rotary operator on closed heads")
+@case(equality="the rotary operator on closed heads", no_double="RotaryEmbedding takes no float64")
 def rotary_embedding_operator_with_closed_heads(r):
     cos, sin = angles(1)
     cos, sin = (np.broadcast_to(a, (1, 6, 2)).copy() for a in (cos, sin))

@@ -78,7 +78,8 @@ def unary(name: str, text: str) -> None:
         used = {k: v for k, v in SCALARS.items() if k in text.replace("(", " ").replace(")", " ").replace(",", " ").split()}
         return dense(r, text, **used)
 
-    add(f"elementwise_{name}", __name__, build, params=DENSE_LIVE)
+    options = {"no_double": "Celu takes no float64"} if name == "celu" else {}
+    add(f"elementwise_{name}", __name__, build, params=DENSE_LIVE, **options)
 
 
 for _name, _text in UNARY.items():

@@ -88,7 +88,7 @@ def layer_norm_over_constants_that_are_not_zero(r):
     return dense(r, LAYER_NORM.replace("(g,", "(s,").replace("n =", "s = Sigmoid(g)\n n =", 1) + AGAIN, **affine(r), **second_gate(r))
 
 
-@case(equality="mean and inverse deviation are outputs too")
+@case(equality="mean and inverse deviation are outputs too", no_double="they are float32 by definition")
 def layer_norm_with_all_its_outputs(r):
     return model(
         """(float[N,6] x) => (float[N,3] y, float[N,1] mean, float[N,1] inv) {
@@ -229,7 +229,7 @@ def local_response_normalization_of_zero_channels(r):
     return image(r, "m = LRN<size=3, alpha=0.9, bias=1.5>(g)")
 
 
-@case(equality="statistics per channel over batch and pixels")
+@case(equality="statistics per channel over its pixels", no_double="the function's body has float32 constants")
 def mean_variance_normalization(r):
     text = "p = Add(g, wave)\n m = MeanVarianceNormalization<axes=[2,3]>(p)"
     return image(r, text, size="5,6", wave=np.linspace(-1, 1, 30, dtype=np.float32).reshape(5, 6))

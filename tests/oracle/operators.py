@@ -91,7 +91,7 @@ class ConvTranspose(OpRun):
 
 def _pool(
     x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
-    padding: Sequence[tuple[int, int]], ceil_mode: bool, fill: float, reduce: Callable[[Any, Any], Any],
+    padding: Sequence[tuple[int, int]], ceil_mode: bool, fill: Any, reduce: Callable[[Any, Any], Any],
 ) -> np.ndarray:
     """Combine the kernel positions of each window by `reduce`; cells outside x hold `fill`."""
     counts = []
@@ -118,16 +118,27 @@ def _pool(
 
 
 class MaxPool(OpRun):
+    """Largest of each window; the second output is its position in x, flattened over batch, channels and pixels."""
+
     def _run(
         self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None, storage_order=None,
         strides=None,
     ):
-        if len(self.onnx_node.output) > 1:
-            raise NotImplementedError("MaxPool with its second output, the indices")
         rank = len(kernel_shape)
         strides, dilations = _defaults(strides, rank), _defaults(dilations, rank)
         padding = explicit_pads(auto_pad, pads, x.shape[2:], kernel_shape, strides, dilations)
-        return (_pool(x, kernel_shape, strides, dilations, padding, bool(ceil_mode), -np.inf, np.maximum),)
+        arguments = (kernel_shape, strides, dilations, padding, bool(ceil_mode))
+        largest = _pool(x, *arguments, -np.inf, np.maximum)
+        if len(self.onnx_node.output) == 1:
+            return (largest,)
+        if storage_order:
+            raise NotImplementedError("MaxPool that counts its indices in column-major order")
+        # The positions are pooled in pairs with their values; the first of equal values wins.
+        pairs = np.stack([x, np.arange(x.size, dtype=np.float64).reshape(x.shape)]).transpose(1, 2, *range(3, 3 + rank), 0)
+        pairs = np.ascontiguousarray(pairs).view(np.dtype([("value", np.float64), ("at", np.float64)]))[..., 0]
+        outside = np.array((-np.inf, -1), pairs.dtype)
+        chosen = _pool(pairs, *arguments, outside, lambda a, b: np.where(b["value"] > a["value"], b, a))
+        return largest, chosen["at"].astype(np.int64)
 
 
 class AveragePool(OpRun):
@@ -153,13 +164,22 @@ class AveragePool(OpRun):
 
 
 class BatchNormalization(OpRun):
-    """Y = scale * (x - mean) / sqrt(var + epsilon) + bias, per channel; inference only, of any opset."""
+    """Y = scale * (x - mean) / sqrt(var + epsilon) + bias, per channel, of any opset.
+
+    In training mode mean and variance are those of the batch, and the running ones come out too.
+    """
 
     def _run(self, x, scale, bias, mean, var, epsilon=None, momentum=None, training_mode=None, spatial=None):
+        used_mean, used_var = mean, var
         if training_mode:
-            raise NotImplementedError("BatchNormalization in training mode")
-        s, b, m, v = (a.reshape(-1, *[1] * (x.ndim - 2)) for a in (scale, bias, mean, var))
-        return (s * (x - m) / np.sqrt(v + (1e-5 if epsilon is None else epsilon)) + b,)
+            along = tuple(d for d in range(x.ndim) if d != 1)
+            used_mean, used_var = x.mean(axis=along), x.var(axis=along)
+        s, b, m, v = (a.reshape(-1, *[1] * (x.ndim - 2)) for a in (scale, bias, used_mean, used_var))
+        y = s * (x - m) / np.sqrt(v + (1e-5 if epsilon is None else epsilon)) + b
+        if not training_mode or len(self.onnx_node.output) == 1:
+            return (y,)
+        kept = 0.9 if momentum is None else momentum
+        return y, mean * kept + used_mean * (1 - kept), var * kept + used_var * (1 - kept)
 
 
 class LRN(OpRun):

@@ -2,7 +2,8 @@
 
 Every floating-point type becomes float64: initializers, Constant nodes, value types, type attributes (Cast, EyeLike,
 ConstantOfShape, ...), sub-graphs and local functions. The values of the weights stay as they are stored, so the twin is
-the exact function that the low-precision model approximates.
+the exact function that the low-precision model approximates. The scales of Resize stay float32, the only type that the
+operator takes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ def upcast(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _graph(graph: onnx.GraphProto) -> None:
+    scales = {node.input[2] for node in graph.node if node.op_type == "Resize" and len(node.input) > 2}
     for tensor in graph.initializer:
-        _tensor(tensor)
+        if tensor.name not in scales:
+            _tensor(tensor)
     for sparse in graph.sparse_initializer:
         _tensor(sparse.values)
     for value in (*graph.input, *graph.output, *graph.value_info):
