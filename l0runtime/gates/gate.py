@@ -25,7 +25,7 @@ class Gate(nn.Module):
 
     Args:
         size: number of gates n, >= 1.
-        drop_rate: probability d in (0, 1) that the authors' initialisation log_alpha ~ N(log((1 - d) / d), 0.01) aims at.
+        drop_rate: d in (0, 1) of the authors' initialisation, log_alpha ~ N(log((1 - d) / d), 0.01).
         constants: beta, gamma and zeta of the distribution.
         rule: which evaluation rule turns log_alpha into the final value.
         per_example: draw one sample for each example of a batch rather than one for the whole batch.
