@@ -73,12 +73,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
             model = _build(header)
         _adopt_dtypes(model, tensors)
         model.load_state_dict(tensors)
-    except ModelFileError as error:
-        raise ModelFileError(_with_path(path, error)) from error
-    except GateParameterError as error:
-        raise ModelFileError(_with_path(path, error)) from error
+    except (ModelFileError, GateParameterError) as error:
+        raise ModelFileError(f"{os.fspath(path)}: {error}") from error
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(_with_path(path, error)) from error
+        raise UnsupportedModelError(f"{os.fspath(path)}: {error}") from error
     return model.eval()
 
 
@@ -130,11 +128,15 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
         header = json.loads(text)
     except ValueError as error:
         raise ModelFileError(f"{path}: its header is no JSON ({error}).") from error
-    if not isinstance(header, dict) or not isinstance(header.get("version"), int):
+    if not isinstance(header, dict) or type(header.get("version")) is not int:
         raise ModelFileError(f"{path}: its header has no version; expected an object with version and architecture.")
     if header["version"] > _VERSION:
         raise ModelFileError(
             f"{path}: written in format {header['version']}, this version reads up to {_VERSION}; upgrade l0runtime."
+        )
+    if header["version"] < 1:
+        raise ModelFileError(
+            f"{path}: written in format {header['version']}, which never existed; the file is damaged."
         )
     return header, tensors
 
@@ -165,6 +167,8 @@ def _check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> Non
             raise ModelFileError(
                 f"{name} has shape {list(tensor.shape)}; its architecture expects {list(expected[name].shape)}."
             )
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise ModelFileError(f"{name} is of {tensor.dtype}; expected a floating-point tensor.")
     bad = _non_finite(found)
     if bad:
         raise ModelFileError(f"{bad} contains NaN or Inf; the training that wrote it had diverged.")
@@ -184,7 +188,3 @@ def _adopt_dtypes(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:3]) or "none"
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def _with_path(path: str | os.PathLike[str], error: Exception) -> str:
-    return f"{os.fspath(path)}: {error}"
