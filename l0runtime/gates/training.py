@@ -25,6 +25,7 @@ from l0runtime.gates.penalty import expected_l0, gated_layers, kept_units
 from l0runtime.gates.progress import Progress
 
 _SNAPSHOT_VERSION = 1
+_SNAPSHOT_KEYS = ("options", "epoch", "model", "average", "optimizer", "random", "records")
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,10 @@ class Trainer:
                 f"{path}: a snapshot of format {state['version']}, this version reads up to {_SNAPSHOT_VERSION}; "
                 "upgrade l0runtime."
             )
+        lacking = [name for name in _SNAPSHOT_KEYS if name not in state]
+        if lacking:
+            more = f"{', '.join(lacking[:5])} and more" if len(lacking) > 5 else ", ".join(lacking)
+            raise ModelFileError(f"{path}: not a training snapshot; it lacks {more}.")
         for field in fields(TrainingOptions):
             found, expected = state["options"].get(field.name), getattr(self.options, field.name)
             if found != expected and field.name != "epochs":
