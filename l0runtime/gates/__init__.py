@@ -2,7 +2,7 @@
 
 Gates           HardConcrete, EvaluationRule, evaluate_gates, closing_threshold, opening_threshold, Gate
 Layers          GatedLinear, GatedConv2d
-Objective       PaperPenalty, expected_l0, gated_layers, kept_units
+Objective       PaperPenalty, expected_l0, gated_layers, gates_of, kept_units
 Training        Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
 Checkpoints     save, load, is_checkpoint, register_architecture
 Networks        LeNet300, LeNet5, GatedVGG, WideResNet
@@ -28,6 +28,7 @@ from l0runtime.gates.lenet import LeNet300 as LeNet300
 from l0runtime.gates.penalty import PaperPenalty as PaperPenalty
 from l0runtime.gates.penalty import expected_l0 as expected_l0
 from l0runtime.gates.penalty import gated_layers as gated_layers
+from l0runtime.gates.penalty import gates_of as gates_of
 from l0runtime.gates.penalty import kept_units as kept_units
 from l0runtime.gates.progress import progress_bar as progress_bar
 from l0runtime.gates.registry import register_architecture as register_architecture
@@ -59,6 +60,7 @@ __all__ = [
     "evaluate_gates",
     "expected_l0",
     "gated_layers",
+    "gates_of",
     "is_checkpoint",
     "kept_units",
     "load",

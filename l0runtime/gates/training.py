@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from l0runtime.errors import ModelFileError, OptionError
-from l0runtime.gates.penalty import expected_l0, gated_layers, kept_units
+from l0runtime.gates.penalty import expected_l0, gates_of, kept_units
 from l0runtime.gates.progress import Progress
 
 _SNAPSHOT_VERSION = 1
@@ -105,7 +105,7 @@ class Trainer:
                 f"found {options.epochs}, {options.batch_size} and {options.average_decay}."
             )
         self.model, self.inputs, self.labels, self.penalty, self.options = model, inputs, labels, penalty, options
-        self.gates = [layer.gate for layer in gated_layers(model).values()]
+        self.gates = list(gates_of(model).values())
         self.optimizer = _build_optimizer(model, options)
         self.average: AveragedModel | None = None
         if options.average_decay > 0:

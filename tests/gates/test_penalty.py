@@ -9,8 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from l0runtime.errors import NoGateError, OptionError
-from l0runtime.gates import GatedConv2d, GatedLinear, PaperPenalty, expected_l0, gated_layers, kept_units
+from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
+from l0runtime.gates import (
+    Gate,
+    GatedConv2d,
+    GatedLinear,
+    PaperPenalty,
+    expected_l0,
+    gated_layers,
+    gates_of,
+    kept_units,
+)
 
 
 @pytest.fixture
@@ -91,6 +100,20 @@ def test_settings_without_meaning_are_refused(
     with pytest.raises(OptionError) as caught:
         PaperPenalty(model, lambdas, examples, weight_decay)
     assert str(caught.value) == message
+
+
+def test_a_gate_that_stands_alone_is_counted_but_not_penalised_silently(model: nn.Sequential) -> None:
+    model.insert(1, Gate(4))
+    with torch.no_grad():
+        model[1].log_alpha.copy_(torch.tensor([-3.0, -3.0, 0.0, 3.0]))
+    assert list(gates_of(model)) == ["0", "1", "4"]
+    assert kept_units(model)["1"] == (2, 4)
+    with pytest.raises(UnsupportedModelError) as caught:
+        PaperPenalty(model, [1.0], 10)
+    assert str(caught.value) == (
+        "PaperPenalty: gate 1 stands alone, so its number of parameters is unknown; "
+        "use GatedLinear or GatedConv2d, or a penalty of your own."
+    )
 
 
 def test_a_model_without_gates_is_refused() -> None:
