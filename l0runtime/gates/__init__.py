@@ -1,0 +1,74 @@
+"""Train networks whose units can be switched off by L0 (hard-concrete) gates. Needs torch.
+
+Gates           HardConcrete, EvaluationRule, evaluate_gates, closing_threshold, opening_threshold, Gate
+Layers          GatedLinear, GatedConv2d
+Objective       PaperPenalty, expected_l0, gated_layers, gates_of, kept_units
+Training        Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
+Checkpoints     save, load, is_checkpoint, register_architecture
+Networks        LeNet300, LeNet5, GatedVGG, WideResNet
+Small example   train_digits, load_digits, DigitsRun
+"""
+
+from l0runtime.gates.checkpoint import is_checkpoint as is_checkpoint
+from l0runtime.gates.checkpoint import load as load
+from l0runtime.gates.checkpoint import save as save
+from l0runtime.gates.digits import DigitsRun as DigitsRun
+from l0runtime.gates.digits import load_digits as load_digits
+from l0runtime.gates.digits import train_digits as train_digits
+from l0runtime.gates.evaluation import EvaluationRule as EvaluationRule
+from l0runtime.gates.evaluation import closing_threshold as closing_threshold
+from l0runtime.gates.evaluation import evaluate_gates as evaluate_gates
+from l0runtime.gates.evaluation import opening_threshold as opening_threshold
+from l0runtime.gates.gate import Gate as Gate
+from l0runtime.gates.hard_concrete import HardConcrete as HardConcrete
+from l0runtime.gates.layers import GatedConv2d as GatedConv2d
+from l0runtime.gates.layers import GatedLinear as GatedLinear
+from l0runtime.gates.lenet import LeNet5 as LeNet5
+from l0runtime.gates.lenet import LeNet300 as LeNet300
+from l0runtime.gates.penalty import PaperPenalty as PaperPenalty
+from l0runtime.gates.penalty import expected_l0 as expected_l0
+from l0runtime.gates.penalty import gated_layers as gated_layers
+from l0runtime.gates.penalty import gates_of as gates_of
+from l0runtime.gates.penalty import kept_units as kept_units
+from l0runtime.gates.progress import progress_bar as progress_bar
+from l0runtime.gates.registry import register_architecture as register_architecture
+from l0runtime.gates.training import EpochRecord as EpochRecord
+from l0runtime.gates.training import Trainer as Trainer
+from l0runtime.gates.training import TrainingOptions as TrainingOptions
+from l0runtime.gates.training import error_rate as error_rate
+from l0runtime.gates.training import write_records as write_records
+from l0runtime.gates.vgg import GatedVGG as GatedVGG
+from l0runtime.gates.wide_resnet import WideResNet as WideResNet
+
+__all__ = [
+    "DigitsRun",
+    "EpochRecord",
+    "EvaluationRule",
+    "Gate",
+    "GatedConv2d",
+    "GatedLinear",
+    "GatedVGG",
+    "HardConcrete",
+    "LeNet5",
+    "LeNet300",
+    "PaperPenalty",
+    "Trainer",
+    "TrainingOptions",
+    "WideResNet",
+    "closing_threshold",
+    "error_rate",
+    "evaluate_gates",
+    "expected_l0",
+    "gated_layers",
+    "gates_of",
+    "is_checkpoint",
+    "kept_units",
+    "load",
+    "load_digits",
+    "opening_threshold",
+    "progress_bar",
+    "register_architecture",
+    "save",
+    "train_digits",
+    "write_records",
+]

@@ -62,10 +62,13 @@ def evaluate_gates(log_alpha: Tensor, constants: HardConcrete, rule: EvaluationR
 
 def _evaluate_by_rank(log_alpha: Tensor, constants: HardConcrete) -> Tensor:
     magnitude = torch.sigmoid(_TOP_K_SLOPE * log_alpha / constants.beta)
-    expected_open = constants.probability_open(log_alpha).sum()
+    expected_open = constants.probability_open(log_alpha.double()).sum()
     closed_count = torch.round(log_alpha.numel() - expected_open)
-    # rank 0 is the smallest; a stable sort gives equal gates the order of their index
-    rank = torch.argsort(torch.argsort(magnitude, stable=True), stable=True)
+    # Rank by counting, [n, n]: exporters know no stable sort. Equal gates rank in the order of their index.
+    index = torch.arange(log_alpha.numel(), device=log_alpha.device)
+    row, column = log_alpha.unsqueeze(1), log_alpha.unsqueeze(0)
+    is_before = (column < row) | ((column == row) & (index.unsqueeze(0) < index.unsqueeze(1)))
+    rank = is_before.sum(1)
     return torch.where(rank < closed_count, torch.zeros_like(magnitude), magnitude)
 
 

@@ -25,7 +25,7 @@ class Gate(nn.Module):
 
     Args:
         size: number of gates n, >= 1.
-        drop_rate: probability d in (0, 1) that the authors' initialisation log_alpha ~ N(log((1 - d) / d), 0.01) aims at.
+        drop_rate: d in (0, 1) of the authors' initialisation, log_alpha ~ N(log((1 - d) / d), 0.01).
         constants: beta, gamma and zeta of the distribution.
         rule: which evaluation rule turns log_alpha into the final value.
         per_example: draw one sample for each example of a batch rather than one for the whole batch.
@@ -60,7 +60,15 @@ class Gate(nn.Module):
         nn.init.normal_(self.log_alpha, math.log((1 - self.drop_rate) / self.drop_rate), _INITIAL_SPREAD)
 
     def forward(self, x: Tensor, dim: int = 1) -> Tensor:
-        """Multiply x by the gates along axis `dim`; x.shape[dim] must equal `size`, axis 0 is the batch."""
+        """Multiply x by the gates along axis `dim`, whose length must be `size`; axis 0 is the batch.
+
+        Raises:
+            GateParameterError: the axis has another length, or it is the batch and samples are per example.
+        """
+        if x.shape[dim] != self.size:
+            raise GateParameterError(
+                f"Gate: axis {dim} of the input has length {x.shape[dim]}; expected {self.size}, the number of gates."
+            )
         return x * self.broadcast(self.draw(x.shape[0]), x.dim(), dim)
 
     def draw(self, batch: int) -> Tensor:

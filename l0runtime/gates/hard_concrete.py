@@ -1,7 +1,7 @@
 """How is a gate distributed while training, and how likely is it to be open?
 
-A hard-concrete gate is a binary concrete variable, stretched from (0, 1) to (gamma, zeta) and clipped to [0, 1], so that
-both 0 and 1 have positive probability and the rest has a density:
+A hard-concrete gate is a binary concrete variable, stretched from (0, 1) to (gamma, zeta) and clipped to [0, 1], so
+that both 0 and 1 have positive probability and the rest has a density:
 
     s = sigmoid((log u - log(1 - u) + log_alpha) / beta),   u ~ Uniform(0, 1)
     z = min(1, max(0, s * (zeta - gamma) + gamma))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +58,10 @@ class GatedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.side == "input":
             return F.linear(self.gate(input, dim=-1), self.weight, self.bias)
+        output: Tensor
         if self.gate_bias:
-            return self.gate(F.linear(input, self.weight, self.bias), dim=-1)
+            output = self.gate(F.linear(input, self.weight, self.bias), dim=-1)
+            return output
         output = self.gate(F.linear(input, self.weight), dim=-1)
         return output if self.bias is None else output + self.bias
 
@@ -125,8 +127,10 @@ class GatedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.side == "input":
             return super().forward(self.gate(input))
+        output: Tensor
         if self.gate_bias:
-            return self.gate(super().forward(input))
+            output = self.gate(super().forward(input))
+            return output
         output = self.gate(self._conv_forward(input, self.weight, None))
         return output if self.bias is None else output + self.bias.view(1, -1, 1, 1)
 
@@ -147,15 +151,17 @@ class GatedConv2d(nn.Conv2d):
         return norms + self.bias.square() if self.bias is not None and self.gate_bias else norms
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, side={self.side!r}, gate_bias={self.gate_bias}"
+        plain = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{plain}, side={self.side!r}, gate_bias={self.gate_bias}"
 
 
 GatedLayer = GatedLinear | GatedConv2d
 
 
 def _check_side(side: str) -> GateSide:
-    if side == "input" or side == "output":
-        return side
+    for known in get_args(GateSide):
+        if side == known:
+            return known  # type: ignore[no-any-return]
     raise GateParameterError(f"side is {side!r}; expected 'input' or 'output'.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,9 @@ class LeNet300(nn.Module):
         }
         widths = [inputs, *hidden, classes]
         layers: list[nn.Module] = [nn.Flatten()]
-        for index, (width_in, width_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for index, (width_in, width_out) in enumerate(pairwise(widths)):
             drop_rate = 0.2 if index == 0 else 0.5
-            layers.append(
-                GatedLinear(width_in, width_out, drop_rate=drop_rate, rule=rule, per_example=per_example)
-            )
+            layers.append(GatedLinear(width_in, width_out, drop_rate=drop_rate, rule=rule, per_example=per_example))
             layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers[:-1])  # no ReLU after the logits
 

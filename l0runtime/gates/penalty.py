@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from l0runtime.errors import NoGateError, OptionError
+from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
+from l0runtime.gates.gate import Gate
 from l0runtime.gates.layers import GatedConv2d, GatedLayer, GatedLinear
 
 
@@ -16,9 +17,16 @@ def gated_layers(model: nn.Module) -> dict[str, GatedLayer]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, GatedLinear | GatedConv2d)}
 
 
+def gates_of(model: nn.Module) -> dict[str, Gate]:
+    """All gates of a model, by the name of the gated layer they belong to, or their own where they stand alone."""
+    layers = {id(layer.gate): name for name, layer in gated_layers(model).items()}
+    modules = model.named_modules()
+    return {layers.get(id(module), name): module for name, module in modules if isinstance(module, Gate)}
+
+
 def kept_units(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """For each gated layer: units whose gate is not exactly 0 by its evaluation rule, and units in all."""
-    return {name: (layer.gate.kept_count(), layer.gate.size) for name, layer in gated_layers(model).items()}
+    """For each gate (named as by `gates_of`): units that it does not close by its evaluation rule, and units in all."""
+    return {name: (gate.kept_count(), gate.size) for name, gate in gates_of(model).items()}
 
 
 class PaperPenalty:
@@ -34,6 +42,7 @@ class PaperPenalty:
             and there it easily outweighs the L0 term.
     Raises:
         NoGateError: the model has no gated layer.
+        UnsupportedModelError: a gate stands alone, so nothing tells how many parameters |g| it removes.
         OptionError: as many lambdas as gated layers, or one, are needed; a negative one; examples < 1.
     """
 
@@ -48,6 +57,12 @@ class PaperPenalty:
         layers = gated_layers(model)
         if not layers:
             raise NoGateError("PaperPenalty: the model has no gated layer; use GatedLinear or GatedConv2d.")
+        lone = [name for name in gates_of(model) if name not in layers]
+        if lone:
+            raise UnsupportedModelError(
+                f"PaperPenalty: gate {lone[0]} stands alone, so its number of parameters is unknown; "
+                "use GatedLinear or GatedConv2d, or a penalty of your own."
+            )
         if len(lambdas) not in (1, len(layers)):
             raise OptionError(
                 f"PaperPenalty: {len(lambdas)} lambdas for {len(layers)} gated layers "
@@ -77,6 +92,6 @@ class PaperPenalty:
 
 @torch.no_grad()
 def expected_l0(model: nn.Module) -> float:
-    """Expected number of gated parameters that are not zero: sum over gates of P(z != 0) |g|."""
+    """Expected number of parameters that are not gated to zero, sum of P(z != 0) |g| over the gates of gated layers."""
     layers = gated_layers(model).values()
     return sum(float(layer.gate.probability_open().sum()) * layer.group_size() for layer in layers)

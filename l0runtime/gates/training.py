@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from l0runtime.errors import ModelFileError, OptionError
-from l0runtime.gates.penalty import expected_l0, gated_layers, kept_units
+from l0runtime.gates.penalty import expected_l0, gates_of, kept_units
+from l0runtime.gates.progress import Progress
 
 _SNAPSHOT_VERSION = 1
+_SNAPSHOT_KEYS = ("options", "epoch", "model", "average", "optimizer", "random", "records")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TrainingOptions:
         gate_learning_rate: step size of log_alpha, None for the same as the weights'.
         optimizer: "adam", or "sgd" with Nesterov momentum 0.9.
         average_decay: decay of the parameters' moving average per step; 0 keeps no average.
-        seed: seeds initial order, noise and batches.
+        seed: seeds torch's global generator, which draws the order of the examples and the gates' noise.
     """
 
     epochs: int = 200
@@ -51,7 +53,17 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the CSV: figures of one epoch; errors are fractions, kept units of the averaged model."""
+    """Figures of one epoch, a line of the CSV.
+
+    Args:
+        epoch: 1 for the first.
+        seconds: wall-clock time of the epoch, without evaluation.
+        loss: mean cross entropy over the epoch's examples, in nats.
+        penalty: mean penalty over the epoch's steps.
+        expected_l0: expected number of gated parameters that are not zero, of the evaluated model.
+        kept: units that the evaluation rule keeps, layer by layer, "20-25-45-462", of the evaluated model.
+        test_error: fraction of wrongly classified test examples, None when not evaluated after this epoch.
+    """
 
     epoch: int
     seconds: float
@@ -60,12 +72,6 @@ class EpochRecord:
     expected_l0: float
     kept: str
     test_error: float | None
-
-
-class Progress(Protocol):
-    """Told after each step how far the run is; `track` in progress.py shows it as a bar."""
-
-    def __call__(self, done: int, total: int, note: str) -> None: ...
 
 
 class Trainer:
@@ -90,18 +96,23 @@ class Trainer:
     ) -> None:
         options = options or TrainingOptions()
         if len(inputs) != len(labels) or len(inputs) == 0:
-            raise OptionError(f"Trainer: {len(inputs)} inputs and {len(labels)} labels; expected as many, at least one.")
+            raise OptionError(
+                f"Trainer: {len(inputs)} inputs and {len(labels)} labels; expected as many, at least one."
+            )
         if options.epochs < 1 or options.batch_size < 1 or not 0 <= options.average_decay < 1:
             raise OptionError(
                 "Trainer: expected epochs >= 1, batch_size >= 1 and 0 <= average_decay < 1; "
                 f"found {options.epochs}, {options.batch_size} and {options.average_decay}."
             )
         self.model, self.inputs, self.labels, self.penalty, self.options = model, inputs, labels, penalty, options
-        self.gates = [layer.gate for layer in gated_layers(model).values()]
+        self.gates = list(gates_of(model).values())
         self.optimizer = _build_optimizer(model, options)
         self.average: AveragedModel | None = None
         if options.average_decay > 0:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay))
+            self.average = AveragedModel(
+                model,
+                multi_avg_fn=get_ema_multi_avg_fn(options.average_decay),  # type: ignore[no-untyped-call]
+            )
         self.epoch = 0
         self.records: list[EpochRecord] = []
         self.steps_per_epoch = -(-len(inputs) // options.batch_size)
@@ -116,8 +127,8 @@ class Trainer:
         """Train for one pass over the data and return its record (without a test error)."""
         begin = time.perf_counter()
         self.model.train()
-        loss_sum = torch.zeros(())
-        penalty_sum = torch.zeros(())
+        loss_sum = torch.zeros((), device=self.labels.device)
+        penalty_sum = torch.zeros_like(loss_sum)
         for step, (x, y) in enumerate(self._batches()):
             loss = F.cross_entropy(self.model(x), y)
             penalty = self.penalty()
@@ -146,12 +157,22 @@ class Trainer:
         self.records.append(record)
         return record
 
-    def set_test_error(self, error: float) -> None:
-        """Note the test error of the last epoch in its record."""
-        self.records[-1] = replace(self.records[-1], test_error=error)
+    def run(self, progress: Progress | None = None, after_epoch: Callable[[EpochRecord], None] | None = None) -> None:
+        """Train until `options.epochs` are done; `after_epoch` may evaluate, log and save."""
+        while self.epoch < self.options.epochs:
+            record = self.run_epoch(progress)
+            if after_epoch is not None:
+                after_epoch(record)
+
+    def evaluate(self, inputs: Tensor, labels: Tensor) -> float:
+        """Error of the evaluated model on other data, a fraction; noted in the last epoch's record."""
+        error = error_rate(self.evaluated_model, inputs, labels)
+        if self.records:
+            self.records[-1] = replace(self.records[-1], test_error=error)
+        return error
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in torch.randperm(len(self.labels)).split(self.options.batch_size):
+        for index in torch.split(torch.randperm(len(self.labels)), self.options.batch_size):
             yield self.inputs[index], self.labels[index]
 
     def save_snapshot(self, path: str | os.PathLike[str]) -> None:
@@ -166,6 +187,7 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "records": [asdict(record) for record in self.records],
         }
         try:
@@ -183,24 +205,37 @@ class Trainer:
         """
         try:
             state = torch.load(path, weights_only=True)
-            version = state["version"]
         except FileNotFoundError as error:
             raise ModelFileError(f"{path}: no such file; expected a training snapshot.") from error
         except Exception as error:  # torch.load fails in many ways on a damaged file
             raise ModelFileError(f"{path}: not a readable training snapshot ({type(error).__name__}).") from error
-        if version > _SNAPSHOT_VERSION:
-            raise ModelFileError(f"{path}: snapshot version {version}; this program reads up to {_SNAPSHOT_VERSION}.")
+        if not isinstance(state, dict) or not isinstance(state.get("version"), int):
+            raise ModelFileError(f"{path}: not a training snapshot; it has no version.")
+        if state["version"] > _SNAPSHOT_VERSION:
+            raise ModelFileError(
+                f"{path}: a snapshot of format {state['version']}, this version reads up to {_SNAPSHOT_VERSION}; "
+                "upgrade l0runtime."
+            )
+        lacking = [name for name in _SNAPSHOT_KEYS if name not in state]
+        if lacking:
+            more = f"{', '.join(lacking[:5])} and more" if len(lacking) > 5 else ", ".join(lacking)
+            raise ModelFileError(f"{path}: not a training snapshot; it lacks {more}.")
         for field in fields(TrainingOptions):
-            found, expected = state["options"][field.name], getattr(self.options, field.name)
+            found, expected = state["options"].get(field.name), getattr(self.options, field.name)
             if found != expected and field.name != "epochs":
                 raise OptionError(f"{path}: the run had {field.name}={found}, now it is {expected}; keep it to resume.")
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ModelFileError(f"{path}: the snapshot is of another network: {error}") from error
         self.epoch = state["epoch"]
         self.records = [EpochRecord(**record) for record in state["records"]]
         torch.set_rng_state(state["random"])
+        if torch.cuda.is_available() and state.get("random_cuda"):
+            torch.cuda.set_rng_state_all(state["random_cuda"])
 
 
 @torch.no_grad()
@@ -208,10 +243,9 @@ def error_rate(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
     """Fraction of examples that the model in eval() mode classifies wrongly; leaves its mode as it was."""
     was_training = model.training
     model.eval()
-    wrong = sum(
-        int((model(x).argmax(1) != y).sum())
-        for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
-    )
+    wrong = 0
+    for x, y in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
+        wrong += int(torch.count_nonzero(model(x).argmax(1) != y))
     model.train(was_training)
     return wrong / len(labels)
 
