@@ -10,12 +10,10 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from converters.dynamic_axes import (
     first_line,
@@ -26,10 +24,12 @@ from converters.dynamic_axes import (
     tensors_in,
     why_not,
 )
+from converters.module_runner import ModuleRunner
 from converters.sources import GatedModel
 from l0runtime.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
     import torch
 
@@ -46,13 +46,13 @@ class Exported:
     Args:
         model: the graph; its initializers share memory with the module's parameters.
         example_inputs: the inputs it was traced with, by ONNX input name.
-        run_module: runs the torch module itself on arrays by ONNX input name; its outputs in the order of the graph's.
+        runner: runs the torch module itself on arrays by ONNX input name.
         notes: what the user should know, e.g. why an axis is static.
     """
 
     model: ir.Model
     example_inputs: dict[str, Array]
-    run_module: Callable[[Mapping[str, Array]], list[Array]]
+    runner: ModuleRunner
     notes: tuple[str, ...]
 
 
@@ -169,49 +169,8 @@ def _export_program(gated: GatedModel, opset: int | None) -> Exported:
 def _exported(
     model: ir.Model, module: torch.nn.Module, args: Any, kwargs: Mapping[str, Any], note: str | None = None
 ) -> Exported:
-    """Pair the ONNX inputs with the tensors they stand for; the exporter keeps the order of the flattened inputs."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    leaves, tree = pytree.tree_flatten((tuple(args), dict(kwargs)))
-    names = [value.name or "" for value in model.graph.inputs]
-    positions = [position for position, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-    if len(names) != len(positions):
-        raise UnsupportedModelError(
-            f"the exported graph has {len(names)} inputs ({', '.join(names)}), the example has {len(positions)} "
-            "tensors. Give tensors that forward reads, and no others."
-        )
-
-    def run_module(feed: Mapping[str, Array]) -> list[Array]:
-        filled = list(leaves)
-        for name, position in zip(names, positions, strict=True):
-            filled[position] = _to_tensor(feed[name], leaves[position].dtype)
-        new_args, new_kwargs = pytree.tree_unflatten(filled, tree)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            outputs = module(*new_args, **new_kwargs)
-        return [_to_array(tensor) for tensor in tensors_in(outputs, {})]
-
-    example = {name: _to_array(leaves[position]) for name, position in zip(names, positions, strict=True)}
-    return Exported(model, example, run_module, (note,) if note else ())
-
-
-def _to_array(tensor: torch.Tensor) -> Array:
-    import ml_dtypes
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # NumPy itself has no bfloat16
-        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-def _to_tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
-    import torch
-
-    if dtype == torch.bfloat16:
-        return torch.from_numpy(array.astype(np.float32)).to(dtype)
-    return torch.from_numpy(array.copy(order="C")).to(dtype)
+    runner = ModuleRunner(module, args, kwargs, [value.name or "" for value in model.graph.inputs])
+    return Exported(model, runner.example_feed(), runner, (note,) if note else ())
 
 
 def _run(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

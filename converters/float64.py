@@ -31,7 +31,9 @@ _QUANTISED = frozenset(
         "QuantizeLinear",
     }
 )
-_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 # attributes that name the type of a result
 _TYPE_ATTRIBUTES = {
     "Cast": "to",
@@ -110,10 +112,10 @@ def _upcast_attributes(node: ir.Node) -> None:
             node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(tensor.numpy().astype(np.float64)))
     elif node.op_type == "Constant" and ("value_float" in node.attributes or "value_floats" in node.attributes):
         ((name, attribute),) = node.attributes.items()
-        numbers = attribute.as_float() if name == "value_float" else attribute.as_floats()
+        numbers = [attribute.as_float()] if name == "value_float" else list(attribute.as_floats())
         del node.attributes[name]
-        # the attribute holds float32 values
-        node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(np.float32(numbers).astype(np.float64)))
+        wide = np.array(numbers, np.float32).astype(np.float64)  # the attribute holds float32 values
+        node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(wide[0] if name == "value_float" else wide))
 
 
 def _scales_of(node: ir.Node) -> Iterator[ir.Value]:

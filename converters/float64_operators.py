@@ -25,7 +25,7 @@ _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE_POOLS: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-class Conv(ReferenceConv):  # type: ignore[misc]
+class Conv(ReferenceConv):
     """X [N, C_in, *size], W [C_out, C_in / group, *kernel], B [C_out]."""
 
     def _run(
@@ -44,14 +44,14 @@ class Conv(ReferenceConv):  # type: ignore[misc]
         steps, spread = _or_ones(strides, rank), _or_ones(dilations, rank)
         paddings = _explicit_pads(auto_pad, pads, X.shape[2:], W.shape[2:], steps, spread)
         if rank not in _CONVOLUTIONS or paddings is None or not _is_double(X, W):
-            out = super()._run(X, W, B, auto_pad, dilations, group, kernel_shape, pads, strides)
+            out = super()._run(X, W, B, auto_pad, dilations, group, kernel_shape, pads, strides)  # type: ignore[no-untyped-call]
             return (out[0],)
         x = F.pad(_tensor(X), _torch_order(paddings))
         bias = None if B is None else _tensor(B)
         return (_CONVOLUTIONS[rank](x, _tensor(W), bias, steps, 0, spread, group or 1).numpy(),)
 
 
-class ConvTranspose(ReferenceConvTranspose):  # type: ignore[misc]
+class ConvTranspose(ReferenceConvTranspose):
     """X [N, C_in, *size], W [C_in, C_out / group, *kernel], B [C_out]."""
 
     def _run(
@@ -72,7 +72,7 @@ class ConvTranspose(ReferenceConvTranspose):  # type: ignore[misc]
         paddings = list(pads) if pads is not None else [0] * (2 * rank)
         is_plain = auto_pad in (None, "NOTSET") and not output_shape and not any(output_padding or ())
         if rank not in _TRANSPOSED or not is_plain or not _is_double(X, W):
-            out = super()._run(
+            out = super()._run(  # type: ignore[no-untyped-call]
                 X, W, B, auto_pad, dilations, group, kernel_shape, output_padding, output_shape, pads, strides
             )
             return (out[0],)
@@ -85,10 +85,10 @@ class ConvTranspose(ReferenceConvTranspose):  # type: ignore[misc]
         return (y.contiguous().numpy(),)
 
 
-class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
+class MaxPool(ReferenceMaxPool):
     """X [N, C, *size]."""
 
-    def _run(
+    def _run(  # type: ignore[override]
         self,
         x: Array,
         auto_pad: str | None = None,
@@ -103,16 +103,18 @@ class MaxPool(ReferenceMaxPool):  # type: ignore[misc]
         steps, spread = _or_ones(strides, rank), _or_ones(dilations, rank)
         paddings = _explicit_pads(auto_pad, pads, x.shape[2:], kernel, steps, spread)
         if rank not in _MAX_POOLS or paddings is None or ceil_mode or len(self.onnx_node.output) > 1:
-            out = super()._run(x, auto_pad, ceil_mode, dilations, kernel_shape, pads, storage_order, strides)
+            out = super()._run(  # type: ignore[no-untyped-call]
+                x, auto_pad, ceil_mode, dilations, kernel_shape, pads, storage_order, strides
+            )
             return tuple(out)
         padded = F.pad(_tensor(x), _torch_order(paddings), value=-torch.inf)
         return (_MAX_POOLS[rank](padded, kernel, steps, 0, spread).numpy(),)
 
 
-class AveragePool(AveragePool_19):  # type: ignore[misc]
+class AveragePool(AveragePool_19):
     """X [N, C, *size]; without count_include_pad a window's sum is divided by its number of real elements."""
 
-    def _run(
+    def _run(  # type: ignore[override]
         self,
         x: Array,
         auto_pad: str | None = None,
@@ -127,7 +129,9 @@ class AveragePool(AveragePool_19):  # type: ignore[misc]
         steps, spread = _or_ones(strides, rank), _or_ones(dilations, rank)
         paddings = _explicit_pads(auto_pad, pads, x.shape[2:], kernel, steps, spread)
         if rank not in _AVERAGE_POOLS or paddings is None or ceil_mode or any(d != 1 for d in spread):
-            out = super()._run(x, auto_pad, ceil_mode, dilations, kernel_shape, pads, strides, count_include_pad)
+            out = super()._run(  # type: ignore[no-untyped-call]
+                x, auto_pad, ceil_mode, dilations, kernel_shape, pads, strides, count_include_pad
+            )
             return (out[0],)
         pool = _AVERAGE_POOLS[rank]
         mean = pool(F.pad(_tensor(x), _torch_order(paddings)), kernel, steps)
@@ -136,7 +140,7 @@ class AveragePool(AveragePool_19):  # type: ignore[misc]
         return (mean.numpy(),)
 
 
-class Erf(OpRun):  # type: ignore[misc]
+class Erf(OpRun):
     """Elementwise; onnx.reference computes it in float32."""
 
     def _run(self, x: Array) -> tuple[Array]:

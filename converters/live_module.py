@@ -21,7 +21,7 @@ FORMAT = "nn.Module"
 
 def from_module(
     module: Module,
-    example_inputs: Sequence[Any] | None,
+    example_inputs: Sequence[Any] | torch.Tensor | None,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     format: str = FORMAT,
@@ -40,9 +40,8 @@ def from_module(
     """
     import torch
 
-    if isinstance(example_inputs, torch.Tensor):
-        example_inputs = (example_inputs,)
-    if not example_inputs and not example_kwargs:
+    args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs or ())
+    if not args and not example_kwargs:
         raise InputError(
             f"{format}: no example inputs. Give one tensor per positional input of {type(module).__name__}.forward, "
             "batch first (example_inputs, or --input SHAPE on the command line)."
@@ -52,7 +51,7 @@ def from_module(
     return GatedModel(
         format=format,
         module=module,
-        example_inputs=tuple(example_inputs or ()),
+        example_inputs=args,
         example_kwargs=dict(example_kwargs or {}),
         gates=gates_of(module),
         notes=tuple(notes),

@@ -11,7 +11,7 @@ package: an entry point in the group `l0runtime.sources` that names a `Source` o
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -94,7 +94,7 @@ class SourceOptions:
     """
 
     model: str | Callable[[], Any] | None = None
-    example_inputs: tuple[Any, ...] | None = None
+    example_inputs: Sequence[Any] | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -180,7 +180,7 @@ def available_sources() -> dict[str, Source]:
             continue
         if point.name in sources:
             raise OptionError(
-                f"entry point {point.name!r} of {point.value}: another source has that name already. Rename one of them."
+                f"entry point {point.name!r} of {point.value}: another source has that name. Rename one of them."
             )
         found = point.load()
         if not isinstance(found, Source):
