@@ -1,0 +1,169 @@
+"""What is in a file: gates, widths, what could be removed, and why is the rest not cut?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.report import PREFIX, KeptAxis
+from converters.sources import Candidate, GateGroup, SourceOptions, find_source
+from converters.widths import LayerWidth, WidthChange
+from l0runtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from converters.compaction import RemovalPlan
+
+
+@dataclass(frozen=True)
+class ZeroChannels:
+    """Channels of one layer whose weights are all exactly zero."""
+
+    layer: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds.
+
+    Args:
+        path: the file.
+        format: name of its source format, or "compact" for an ONNX file that l0runtime made.
+        parameters: elements of all floating-point tensors.
+        gates: gate groups of a checkpoint, or those a compact file records.
+        widths: layers of an ONNX file, before and after a compaction; of a compact file as it records them.
+        zeros: layers of an ONNX file with exact-zero channels.
+        kept: dead indices that stay and why, the most expensive first.
+        without_rule: operator types that no rule describes.
+        conversion: what a compact file records of its conversion: version, cost, verification.
+        plan: the whole removal plan of an ONNX file; not part of the JSON.
+    """
+
+    path: str
+    format: str
+    parameters: int
+    gates: tuple[GateGroup, ...] = ()
+    widths: tuple[WidthChange, ...] = ()
+    zeros: tuple[ZeroChannels, ...] = ()
+    kept: tuple[KeptAxis, ...] = ()
+    without_rule: tuple[str, ...] = ()
+    conversion: Mapping[str, Any] = field(default_factory=dict)
+    plan: RemovalPlan | None = None
+
+    def explain(self, value: str, axis: int) -> str:
+        """One line: why the axis of a value of an ONNX file is cut as it is, or not.
+
+        Raises:
+            OptionError: the file is no ONNX file that is still to be converted.
+        """
+        if self.plan is None:
+            raise OptionError(f"{self.path}: only an ONNX file that is not converted yet has a plan to explain.")
+        return self.plan.explain(value, axis)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, ready for json.dumps."""
+        fields = {name: value for name, value in vars(self).items() if name != "plan"}
+        plain: dict[str, Any] = json.loads(json.dumps(fields, default=asdict))
+        return plain
+
+    def render(self) -> RenderableType:
+        """The inspection as rich tables."""
+        from converters.report_view import render_inspection
+
+        return render_inspection(self)
+
+    def __str__(self) -> str:
+        from converters.report_view import as_text
+
+        return as_text(self.render())
+
+
+def inspect(
+    path: str | Path, *, format: str | None = None, model: Any = None, options: Mapping[str, str] | None = None
+) -> Inspection:
+    """Say what is in a checkpoint or ONNX file.
+
+    Args:
+        path: the file.
+        format, model, options: as for `convert`.
+    Raises:
+        ModelFileError: missing, truncated, or of no known format.
+    """
+    file = Candidate(path)
+    source = find_source(file, format)
+    gated = source.load(file, SourceOptions(model=model, extra=options or {}))
+    if gated.onnx_path is not None:
+        return _inspect_onnx(gated.onnx_path)
+    tensors = gated.module if gated.module is not None else gated.program
+    assert tensors is not None
+    parameters = sum(t.numel() for t in tensors.state_dict().values() if getattr(t, "is_floating_point", bool)())
+    return Inspection(str(path), source.name, parameters, gates=gated.gates)
+
+
+def _inspect_onnx(path: Path) -> Inspection:
+    import onnx_ir as ir
+
+    from converters.compaction import compact
+    from converters.report_making import kept_axes
+    from converters.widths import compare_widths, zero_channels
+
+    model = ir.load(str(path))
+    parameters = sum(
+        value.const_value.size
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    )
+    recorded = {
+        key.removeprefix(PREFIX): value for key, value in model.metadata_props.items() if key.startswith(PREFIX)
+    }
+    if "version" in recorded:
+        return _inspect_compact(path, parameters, recorded)
+    zeros = tuple(
+        ZeroChannels(width.layer, inputs, outputs)
+        for width, inputs, outputs in zero_channels(model)
+        if inputs + outputs
+    )
+    compaction = compact(ir.load(str(path)))
+    return Inspection(
+        str(path),
+        "onnx",
+        parameters,
+        widths=compare_widths(model, compaction.model),
+        zeros=zeros,
+        kept=kept_axes(compaction.plan),
+        without_rule=compaction.plan.without_rule,
+        plan=compaction.plan,
+    )
+
+
+def _inspect_compact(path: Path, parameters: int, recorded: Mapping[str, str]) -> Inspection:
+    """What a compact file says of itself; entries that do not parse were edited and are left out."""
+    entries: dict[str, Any] = {}
+    for key, text in recorded.items():
+        try:
+            entries[key] = text if key in ("version", "source_format") else json.loads(text)
+        except ValueError:
+            continue
+    widths = tuple(
+        WidthChange(
+            LayerWidth(layer, "", before_in, before_out),
+            LayerWidth(layer, "", after_in, after_out) if after_in or after_out else None,
+        )
+        for layer, before_in, before_out, after_in, after_out in entries.pop("widths", [])
+    )
+    return Inspection(
+        str(path),
+        "compact",
+        parameters,
+        gates=tuple(GateGroup(**group) for group in entries.pop("gates", [])),
+        widths=widths,
+        kept=tuple(KeptAxis(**axis) for axis in entries.pop("kept", [])),
+        without_rule=tuple(entries.pop("without_rule", [])),
+        conversion=entries,
+    )

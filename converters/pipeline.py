@@ -1,0 +1,183 @@
+"""How does a trained gated model become a compact, verified ONNX file?
+
+source -> gated model -> ONNX with constant gates -> compact ONNX -> verified -> written, with a report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.output_files import append_metadata, publish, save_model, staging_folder, write_report
+from converters.report_making import Stopwatch, make_report
+from converters.sources import GatedModel, SourceOptions, load_source
+from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from torch.nn import Module
+
+    from converters.compaction import Compaction
+    from converters.export import Exported
+    from converters.report import Report
+    from converters.verification import Verification
+
+    Array = np.ndarray[Any, Any]
+
+
+def convert(
+    source: str | Path | Module,
+    output: str | Path,
+    *,
+    model: str | Callable[[], Any] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    format: str | None = None,
+    options: Mapping[str, str] | None = None,
+    inputs: Sequence[Mapping[str, Array]] | None = None,
+    dynamic_shapes: Any = None,
+    opset: int | None = None,
+    exact: bool | None = None,
+    report: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Turn a gated model into a compact ONNX file that computes the same function.
+
+    Args:
+        source: a checkpoint or ONNX file, or a live torch module.
+        output: the ONNX file to write; only a verified model gets there.
+        model: builds the architecture for a file that holds parameters alone: "package.module:factory", or a callable.
+        example_inputs: positional inputs of the module, batch first, where the format does not know them.
+        example_kwargs: keyword inputs of a live module.
+        format: name of the source format, where more than one fits.
+        options: options of that format, e.g. {"parameters": "last"}.
+        inputs: batches to verify on, by ONNX input name; None makes random ones.
+        dynamic_shapes: as for torch.export.export; None finds out which axes may vary.
+        opset: ONNX opset version of the export.
+        exact: verify in float64 too; None does so for small models and in doubtful cases.
+        report: also write the report as JSON to this path.
+        progress: called with the name of each stage as it begins.
+    Raises:
+        VerificationError: gated and compact disagree; nothing is written.
+        NoGateError: nothing in the model is gated or exactly zero.
+        ModelFileError, UnsupportedModelError, InputError, OptionError: see their messages.
+    """
+    output, watch = Path(output), Stopwatch(progress)
+    with staging_folder(output, source) as folder, _modes_restored(source):
+        with watch("load"):
+            settings = SourceOptions(model, example_inputs, options or {})
+            gated = _load(source, settings, example_kwargs, format)
+        with watch("export"):
+            gated_path, exported = _as_onnx(gated, folder / "gated.onnx", dynamic_shapes, opset)
+        with watch("compact"):
+            compaction = _compact(gated_path, gated)
+            compact_path = save_model(compaction.model, folder / output.name)
+        with watch("verify"):
+            verification = _verify(gated_path, compact_path, inputs, exported, exact)
+        with watch("report"):
+            result = make_report(source, gated, exported, gated_path, compact_path, compaction.plan, verification)
+            append_metadata(compact_path, result.metadata())
+        result = watch.complete(result, output)
+        write_report(result, folder)
+        publish(folder, output, report)
+    return result
+
+
+def _load(
+    source: str | Path | Module, settings: SourceOptions, kwargs: Mapping[str, Any] | None, format: str | None
+) -> GatedModel:
+    if isinstance(source, str | Path):
+        if kwargs:
+            raise OptionError(f"{source}: example_kwargs are for a live module; give example_inputs in order.")
+        return load_source(source, settings, format)
+    from converters.live_module import from_module
+
+    unused = {"model": settings.model, "format": format, "options": settings.extra}
+    for name, value in unused.items():
+        if value:
+            raise OptionError(f"{type(source).__name__}: a live module takes no {name}; leave it out.")
+    return from_module(source, settings.example_inputs, example_kwargs=kwargs)
+
+
+def _as_onnx(gated: GatedModel, path: Path, dynamic_shapes: Any, opset: int | None) -> tuple[Path, Exported | None]:
+    """The gated model as an ONNX file: an ONNX source as it is, anything else exported to `path`."""
+    if gated.onnx_path is not None:
+        if dynamic_shapes is not None or opset is not None:
+            given = "dynamic_shapes" if dynamic_shapes is not None else "opset"
+            raise OptionError(f"{gated.onnx_path}: an ONNX file is not exported again; leave out {given}.")
+        return gated.onnx_path, None
+    from converters.export import export
+
+    exported = export(gated, dynamic_shapes=dynamic_shapes, opset=opset)
+    return save_model(exported.model, path), exported
+
+
+def _compact(path: Path, gated: GatedModel) -> Compaction:
+    import onnx_ir as ir
+
+    from converters.compaction import compact
+
+    model = ir.load(str(path))
+    _refuse_nan(model, path)
+    compaction = compact(model)
+    if not (gated.gates or compaction.plan.removed or compaction.plan.kept):
+        raise NoGateError(
+            f"{gated.onnx_path or gated.format}: no gate in the model is closed and no channel is exactly zero, so "
+            "nothing can be removed. Train it with gates (l0runtime.gates), or set pruned weights to exact zeros."
+        )
+    return compaction
+
+
+def _refuse_nan(model: ir.Model, path: Path) -> None:
+    import numpy as np
+
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
+                continue
+            array = tensor.numpy()
+            if np.isnan(array.min()):  # the minimum of anything and NaN is NaN, without a mask in memory
+                raise UnsupportedModelError(
+                    f"{name}: {int(np.isnan(array).sum())} of {array.size} values are NaN; expected finite numbers. "
+                    "The training diverged or the file is damaged; take an earlier checkpoint."
+                )
+
+
+def _verify(
+    gated: Path,
+    compact: Path,
+    inputs: Sequence[Mapping[str, Array]] | None,
+    exported: Exported | None,
+    exact: bool | None,
+) -> Verification:
+    from converters.verification import verify
+
+    if exported is None:
+        return verify(gated, compact, inputs, exact=exact)
+    return verify(
+        gated,
+        compact,
+        inputs,
+        example=exported.example_inputs,
+        reference=exported.runner,
+        reference64=exported.runner.doubled,
+        exact=exact,
+    )
+
+
+@contextmanager
+def _modes_restored(source: str | Path | Module) -> Iterator[None]:
+    """Conversion switches a live module to eval mode; its owner gets it back as it was."""
+    if isinstance(source, str | Path):
+        yield
+        return
+    modes = [(module, module.training) for module in source.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
