@@ -63,10 +63,22 @@ def _torchvision() -> dict[str, Callable[[], Entry]]:
     return {f"torchvision/{n}": (lambda n=n: entry(n)) for n in models.list_models(module=models)}
 
 
-def timm_models() -> dict[str, str]:
-    """Model name -> family, from `timm_models.txt`."""
+def timm_models() -> dict[str, float]:
+    """Model name -> parameters in millions, from `timm_models.txt`."""
     lines = (Path(__file__).parent / "timm_models.txt").read_text().splitlines()
-    return {model: family for family, model in (line.split() for line in lines if line and line[0] != "#")}
+    rows = [line.split() for line in lines if line and not line.startswith("#")]
+    return {model: float(millions) for _, model, millions in rows}
+
+
+def millions_of_parameters() -> dict[str, float]:
+    """Approximate size of every entry, to run the zoo in order of increasing size."""
+    from benchmarks.zoo import torchvision_operators  # noqa: F401
+    from torchvision import models
+
+    sizes = {f"timm/{name}": size for name, size in timm_models().items()}
+    for name in models.list_models(module=models):
+        sizes[f"torchvision/{name}"] = models.get_model_weights(name).DEFAULT.meta["num_params"] / 1e6  # type: ignore[attr-defined]
+    return sizes | {name: 0.3 for name in _transformers()}
 
 
 def _timm() -> dict[str, Callable[[], Entry]]:
