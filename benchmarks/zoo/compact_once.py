@@ -1,0 +1,63 @@
+"""How long does one compaction take, and how much memory? Run in a process of its own, so that the peak is its own.
+
+    python -m benchmarks.zoo.compact_once gated.onnx compact.onnx      prints one line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def _reset_peak() -> None:
+    # ru_maxrss survives exec, so it would hold the parent's size; the kernel's own high-water mark can be reset
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def compact_file(source: str, target: str) -> dict[str, Any]:
+    """Compact one file and describe what happened."""
+    import onnx_ir as ir
+    from converters.compaction import compact
+
+    model = ir.load(source)
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    for value in model.graph.initializers.values():  # "what the loaded model needs": all weights in memory
+        if value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+    before = _resident_bytes()
+    _reset_peak()
+    started = time.perf_counter()
+    result = compact(model)
+    seconds = time.perf_counter() - started
+    peak = _peak_bytes()
+    plan = result.plan
+    ir.save(result.model, target, external_data=f"{Path(target).name}.data")
+    kept = sorted(plan.kept, key=lambda k: -k.cost)[:6]
+    return {
+        "compaction_seconds": round(seconds, 3),
+        "weight_bytes": weights,
+        "resident_bytes_before": before,
+        "peak_bytes": peak,
+        "peak_over_weights": round((peak - before) / max(1, weights), 2),
+        "removals": len(plan.removed),
+        "without_rule": list(plan.without_rule),
+        "kept": [{"value": k.value, "axis": k.axis, "node": k.node, "reason": k.reason, "cost": k.cost} for k in kept],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(compact_file(sys.argv[1], sys.argv[2])))

@@ -1,0 +1,300 @@
+"""Is the compact model the same function, how small is it, and what did that cost? One model, all scenarios.
+
+    python -m benchmarks.zoo.judge torchvision/resnet18 --results rows.jsonl
+
+Appends one JSON line per scenario. `run.py` starts this for many models, each in a process with limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.zoo.catalogue import Entry, catalogue
+from benchmarks.zoo.export import Exported, ExportError, export, gated_model, optimise
+from benchmarks.zoo.gating import SCENARIOS, NotApplicable, apply_scenario
+from benchmarks.zoo.ideal import NativeCost, native_cost
+from benchmarks.zoo.macs import macs_of_run
+from benchmarks.zoo.places import Places, find_places
+from benchmarks.zoo.randomise import randomise
+
+SEED = 0
+_INDEX_OPERATORS = ("Gather", "GatherND", "GatherElements", "ScatterND", "ScatterElements")
+_SAME_AS_TORCH = 1e-3  # only to prove that the gates reached the file; the exactness bar is the compact model's
+_LATENCY_SECONDS = 1.5
+_FLOAT64_MACS = 400_000_000  # above that a float64 run in NumPy takes minutes
+
+
+def judge(name: str, scenarios: Sequence[str], cache: Path, options: argparse.Namespace) -> None:
+    """Judge one model and append its rows to `options.results`."""
+    entry = catalogue()[name]()
+    torch.manual_seed(SEED)
+    model = entry.build()
+    randomise(model, entry.inputs(4), SEED)
+    torch.manual_seed(SEED + 1)
+    inputs = entry.inputs(2)
+    base: dict[str, Any] = {"model": name, "note": entry.note, "engine": options.engine}
+    base["parameters_torch"] = sum(p.numel() for p in model.parameters())
+    places = find_places(model, inputs)
+    model.requires_grad_(False)
+    try:
+        exported = export(entry, model, inputs, cache / name.replace("/", "__"))
+    except ExportError as error:
+        append(options.results, base | {"scenario": "*", "status": "not exported", "reason": str(error)})
+        return
+    base |= {"export_seconds": round(exported.export_seconds, 2), "dynamic_batch": exported.dynamic}
+    state = {n: v.detach().clone() for n, v in model.state_dict().items()}
+    full = native_cost(model, places, inputs)
+    for scenario in scenarios:
+        model.load_state_dict(state)
+        row = base | {"scenario": scenario}
+        started = time.perf_counter()
+        try:
+            row |= judge_scenario(entry, model, places, exported, inputs, scenario, full, options)
+        except NotApplicable as reason:
+            row |= {"status": "not applicable", "reason": str(reason)}
+        except ExportError as reason:
+            row |= {"status": "not gated", "reason": str(reason)}
+        row["row_seconds"] = round(time.perf_counter() - started, 1)
+        append(options.results, row)
+
+
+def judge_scenario(
+    entry: Entry,
+    model: nn.Module,
+    places: Places,
+    exported: Exported,
+    inputs: tuple[Tensor, ...],
+    scenario: str,
+    full: NativeCost,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """One scenario: gate, compact in a process of its own, compare, count and time."""
+    import onnx_ir as ir
+
+    gated = apply_scenario(model, places, inputs, scenario, SEED + 2)
+    ideal = native_cost(model, places, inputs)
+    model.requires_grad_(False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    aliases: dict[str, list[str]] = {}
+    for name in gated.changed:
+        aliases[name] = [n for n, p in parameters.items() if p is parameters[name]]
+    graph = gated_model(exported, {n: parameters[n] for n in gated.changed}, aliases)
+    optimise_seconds = optimise(graph)
+    row: dict[str, Any] = {"gates": gated.gates, "closed": gated.closed, "optimise_seconds": round(optimise_seconds, 2)}
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        source, target = f"{folder}/gated.onnx", f"{folder}/compact.onnx"
+        ir.save(graph, source, external_data="gated.onnx.data")
+        del graph
+        before = _session(source)
+        with torch.no_grad():
+            reference = model(*inputs)
+        reference = reference if isinstance(reference, tuple | list) else (reference,)
+        outputs = _run(before, inputs)
+        row["gated_to_torch"] = _difference([r.numpy() for r in reference], outputs)
+        row["depends_on_input"] = float(np.abs(outputs[0] - outputs[0][::-1]).max() / np.abs(outputs[0]).max())
+        if not row["gated_to_torch"] <= _SAME_AS_TORCH:
+            return row | {"status": "export differs", "reason": "the gated export differs from the gated torch model"}
+        compaction = subprocess.run(
+            [sys.executable, "-m", "benchmarks.zoo.compact_once", source, target],
+            capture_output=True,
+            text=True,
+            timeout=options.compaction_timeout,
+            check=False,
+        )
+        if compaction.returncode:
+            tail = [line for line in compaction.stderr.strip().splitlines() if line.strip()][-3:]
+            return row | {"status": "compaction failed", "reason": " | ".join(tail)[-600:]}
+        row |= json.loads(compaction.stdout.splitlines()[-1])
+        row |= compare_files(entry, exported, source, target, inputs, full, ideal)
+        exact = row["difference_float32"] <= options.limit
+        row["status"] = "exact" if exact else "WRONG"
+        if not exact and options.keep_wrong:
+            kept = Path(options.keep_wrong) / f"{entry.name.replace('/', '__')}.{scenario}"
+            kept.mkdir(parents=True, exist_ok=True)
+            for file in Path(folder).iterdir():
+                (kept / file.name).write_bytes(file.read_bytes())
+    return row
+
+
+def compare_files(
+    entry: Entry,
+    exported: Exported,
+    source: str,
+    target: str,
+    inputs: tuple[Tensor, ...],
+    full: NativeCost,
+    ideal: NativeCost,
+) -> dict[str, Any]:
+    """Differences, sizes and latency of a gated and a compact file."""
+    from l0runtime.measurement.cost import count_cost
+
+    row: dict[str, Any] = {}
+    try:
+        before, after = _session(source), _session(target)
+    except Exception as error:  # the compact file is at fault: the gated one has run before
+        return {"difference_float32": float("inf"), "reason": f"onnxruntime refuses the compact model: {error}"[:500]}
+    torch.manual_seed(SEED + 7)
+    batches = [inputs]
+    if exported.dynamic:
+        batches += [entry.inputs(1), entry.inputs(3)]
+    scaled = [tuple(3 * x if x.is_floating_point() else x for x in entry.inputs(2))]
+    differences = []
+    try:
+        for batch in [*batches, *scaled]:
+            differences.append(_difference(_run(before, batch), _run(after, batch)))
+    except Exception as error:
+        return {"difference_float32": float("inf"), "reason": f"onnxruntime fails on the compact model: {error}"[:500]}
+    row["difference_float32"] = max(differences) if not any(np.isnan(differences)) else float("inf")
+
+    probe = entry.inputs(1) if exported.dynamic else inputs
+    samples = probe[0].shape[0]
+    macs = [macs_of_run(path, _feeds(session, probe)) for path, session in ((source, before), (target, after))]
+    shapes = {value.name: tuple(x.shape) for value, x in zip(before.get_inputs(), probe, strict=True)}
+    parameters_before = count_cost(source, shapes=shapes).parameters
+    row |= {"parameters_before": parameters_before, "parameters_after": count_cost(target, shapes=shapes).parameters}
+    row |= {"macs_before": macs[0][0] // samples, "macs_after": macs[1][0] // samples}
+    row["uncounted"] = [*macs[0][1], *macs[1][1]]
+    # contractions without weights (attention scores and sums) shrink with the heads
+    without_weights = max(0, row["macs_before"] - full.macs)
+    row["parameters_ideal"] = parameters_before - (full.parameters - ideal.parameters)
+    row["macs_ideal"] = int(row["macs_before"] - (full.macs - ideal.macs) - without_weights * (1 - ideal.heads_alive))
+    row["index_operators_added"] = _index_operators(target) - _index_operators(source)
+    row["nodes_before"], row["nodes_after"] = _nodes(source), _nodes(target)
+    row |= paired_latency(before, after, probe)
+    if row["macs_before"] * samples <= _FLOAT64_MACS:
+        row |= float64_difference(source, target, probe)
+    return row
+
+
+def float64_difference(source: str, target: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Both models evaluated in float64, without onnxruntime."""
+    try:
+        results = [_run_float64(path, inputs) for path in (source, target)]
+        return {"difference_float64": _difference(*results)}
+    except Exception as error:
+        return {"difference_float64": None, "float64_reason": f"{type(error).__name__}: {error}"[:200]}
+
+
+def _run_float64(path: str, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+    import onnx_ir as ir
+    from converters import float64
+
+    model = ir.load(path)
+    reason = float64.reason_against(model)
+    if reason is not None:
+        raise NotImplementedError(reason)
+    float64.upcast(model)
+    feeds = {value.name: x.numpy() for value, x in zip(model.graph.inputs, inputs, strict=True)}
+    return float64.evaluate(ir.to_proto(model), feeds)
+
+
+def paired_latency(before: Any, after: Any, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Median latencies in ms and median ratio gated / compact of interleaved runs on one thread."""
+    feeds = [_feeds(before, inputs), _feeds(after, inputs)]
+    for session, feed in zip((before, after), feeds, strict=True):
+        session.run(None, feed)
+        session.run(None, feed)
+    times: list[tuple[float, float]] = []
+    end = time.perf_counter() + _LATENCY_SECONDS
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < 200):
+        pair = []
+        for index in (0, 1) if len(times) % 2 == 0 else (1, 0):
+            started = time.perf_counter()
+            (before, after)[index].run(None, feeds[index])
+            pair.append((index, time.perf_counter() - started))
+        ordered = dict(pair)
+        times.append((ordered[0], ordered[1]))
+    ratios = sorted(b / a for b, a in times)
+    return {
+        "latency_ms_gated": round(1e3 * statistics.median(b for b, _ in times), 3),
+        "latency_ms_compact": round(1e3 * statistics.median(a for _, a in times), 3),
+        "speedup": round(statistics.median(ratios), 3),
+        "speedup_quartiles": [round(ratios[len(ratios) // 4], 3), round(ratios[3 * len(ratios) // 4], 3)],
+        "latency_pairs": len(times),
+    }
+
+
+def _session(path: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _feeds(session: Any, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
+    return {i.name: x.numpy() for i, x in zip(session.get_inputs(), inputs, strict=True)}
+
+
+def _run(session: Any, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+    return list(session.run(None, _feeds(session, inputs)))
+
+
+def _difference(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """Largest difference relative to each output's largest magnitude; nan and wrong shapes count as infinite."""
+    worst = 0.0
+    for e, f in zip(expected, found, strict=True):
+        if e.shape != f.shape or not np.isfinite(e).all() or not np.isfinite(f).all():
+            return float("inf")
+        scale = float(np.abs(e).max()) or 1.0
+        worst = max(worst, float(np.abs(e.astype(np.float64) - f.astype(np.float64)).max()) / scale)
+    return worst
+
+
+def _index_operators(path: str) -> int:
+    counts = _operators(path)
+    return sum(counts[o] for o in _INDEX_OPERATORS)
+
+
+def _nodes(path: str) -> int:
+    return sum(_operators(path).values())
+
+
+def _operators(path: str) -> Counter[str]:
+    import onnx
+
+    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line; infinities become a string so that any reader understands the file."""
+    clean = {k: (str(v) if isinstance(v, float) and not np.isfinite(v) else v) for k, v in row.items()}
+    with path.open("a") as file:
+        file.write(json.dumps(clean) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="folder of unoptimised exports")
+    parser.add_argument("--scratch", default=None, help="folder for temporary models")
+    parser.add_argument("--limit", type=float, default=1e-5, help="float32 bar, of the output's scale")
+    parser.add_argument("--keep-wrong", default=None, help="folder for models that differ")
+    parser.add_argument("--compaction-timeout", type=float, default=600)
+    parser.add_argument("--engine", default="", help="revision of the engine, kept in each row")
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    judge(options.name, options.scenarios.split(","), options.cache, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What does the zoo show? Renders result rows as a markdown table with the bars of the specification.
+
+    python -m benchmarks.zoo.table benchmarks/zoo/results.jsonl > benchmarks/zoo/RESULTS.md
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+_JUDGED = ("exact", "WRONG")
+_SCATTER_NOISE = 1.0  # a compact model may take at most as long as its gated one
+
+
+def load(paths: Iterable[Path]) -> list[Row]:
+    """All rows; the last one of each (model, scenario) counts."""
+    rows: dict[tuple[str, str], Row] = {}
+    for path in paths:
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            rows[row["model"], row["scenario"]] = row
+    return list(rows.values())
+
+
+def reached(row: Row, what: str) -> float | None:
+    """Share of the ideal reduction of `parameters` or `macs` that was reached; None if there is none."""
+    possible = row[f"{what}_before"] - row[f"{what}_ideal"]
+    if possible <= 0:
+        return None
+    return float((row[f"{what}_before"] - row[f"{what}_after"]) / possible)
+
+
+def render(rows: list[Row]) -> str:
+    """The whole page."""
+    judged = [r for r in rows if r["status"] in _JUDGED]
+    lines = ["# Zoo: results", "", *summary(rows, judged), "", "## What falls short", "", *shortfalls(rows, judged), ""]
+    lines += ["## Every model and scenario", "", *table(judged), ""]
+    lines += ["## Not judged", "", *not_judged(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def summary(rows: list[Row], judged: list[Row]) -> list[str]:
+    models: dict[str, list[Row]] = defaultdict(list)
+    for row in judged:
+        models[row["model"]].append(row)
+    sources = Counter(r["model"].split("/")[0] for r in {r["model"]: r for r in rows}.values())
+    exact_models = Counter(m.split("/")[0] for m, rs in models.items() if all(r["status"] == "exact" for r in rs))
+    smaller = Counter(
+        m.split("/")[0] for m, rs in models.items() if any(r["parameters_after"] < r["parameters_before"] for r in rs if "parameters_after" in r)
+    )  # fmt: skip
+    sized = [r for r in judged if "macs_after" in r]
+    timed = [r for r in sized if "speedup" in r]
+    wide = [r for r in judged if isinstance(r.get("difference_float64"), float)]
+    lines = ["| bar | result |", "|---|---|"]
+    for source, count in sorted(sources.items()):
+        lines.append(
+            f"| {source}: models tried, all scenarios exact, really smaller "
+            f"| {count}, {exact_models[source]}, {smaller[source]} |"
+        )
+    lines.append(f"| rows exact in float32 (<= 1e-5 of the output's scale) | {_share(judged, lambda r: r['status'] == 'exact')} |")  # noqa: E501
+    lines.append(f"| rows exact in float64 (<= 1e-10), of those that were evaluated | {_share(wide, lambda r: r['difference_float64'] <= 1e-10)} |")  # noqa: E501
+    lines.append(f"| rows that reach 95 % of the ideal FLOP reduction | {_share([r for r in sized if reached(r, 'macs') is not None], lambda r: (reached(r, 'macs') or 0) >= 0.95)} |")  # noqa: E501
+    lines.append(f"| rows no slower than the gated model (upper quartile of the paired ratio >= 1) | {_share(timed, lambda r: r['speedup_quartiles'][1] >= _SCATTER_NOISE)} |")  # noqa: E501
+    lines.append(f"| rows without an added Gather or Scatter | {_share(sized, lambda r: r['index_operators_added'] <= 0)} |")  # noqa: E501
+    lines.append(f"| rows where compaction takes at most a quarter of the export | {_share([r for r in judged if 'compaction_seconds' in r], lambda r: r['compaction_seconds'] <= 0.25 * (r['export_seconds'] + r['optimise_seconds']))} |")  # noqa: E501
+    lines.append(f"| rows whose peak memory stays under twice the weights beyond the loaded model | {_share([r for r in judged if 'peak_over_weights' in r and r['weight_bytes'] > 20e6], lambda r: r['peak_over_weights'] < 2)} (models above 20 MB) |")  # noqa: E501
+    resnet = [r for r in judged if r["model"] == "torchvision/resnet18" and "parameters_after" in r]
+    shares = [f"{r['scenario']} {100 * (reached(r, 'parameters') or 0):.2f} %" for r in sorted(resnet, key=lambda r: r["scenario"])]  # noqa: E501
+    lines.append(f"| ResNet-18, share of the ideal parameter reduction | {', '.join(shares)} |")
+    operators = Counter(o for r in judged for o in set(r.get("without_rule", [])))
+    lines.append(f"| operators without a rule (rows) | {', '.join(f'{o} ({n})' for o, n in operators.most_common()) or 'none'} |")  # noqa: E501
+    return lines
+
+
+def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
+    lines = []
+    for row in judged:
+        reasons = []
+        if row["status"] == "WRONG":
+            reasons.append(f"difference {_number(row['difference_float32'])} {row.get('reason', '')}")
+        if "macs_after" in row:
+            share = reached(row, "macs")
+            if share is not None and share < 0.95:
+                kept = row.get("kept") or []
+                why = f"; kept: {kept[0]['reason']} ({kept[0]['node']})" if kept else ""
+                reasons.append(f"{100 * share:.0f} % of the ideal FLOP reduction{why}")
+            if row["index_operators_added"] > 0:
+                reasons.append(f"{row['index_operators_added']} index operators added (speed-up {row['speedup']})")
+            if row["speedup_quartiles"][1] < _SCATTER_NOISE:
+                reasons.append(f"slower: {row['speedup']}x")
+        lines += [f"- {row['model']} {row['scenario']}: {'; '.join(reasons)}"] if reasons else []
+    for row in rows:
+        if row["status"] in ("compaction failed", "harness failed", "export differs", "not gated"):
+            lines.append(f"- {row['model']} {row['scenario']}: {row['status']}: {row.get('reason', '')}")
+    return lines or ["nothing"]
+
+
+def table(judged: list[Row]) -> list[str]:
+    lines = [
+        "| model | scenario | float32 | float64 | parameters before -> after (ideal) | MMACs before -> after (ideal) "
+        "| MAC reduction of ideal | speed-up | compaction / export, s | peak / weights | +Gather/Scatter | no rule |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in judged:
+        if "macs_after" not in r:
+            lines.append(f"| {r['model']} | {r['scenario']} | **{_number(r['difference_float32'])}** {r.get('reason', '')} |" + " |" * 9)  # noqa: E501
+            continue
+        share = reached(r, "macs")
+        lines.append(
+            f"| {r['model']} | {r['scenario']} | {_number(r['difference_float32'])} "
+            f"| {_number(r.get('difference_float64'))} "
+            f"| {_count(r['parameters_before'])} -> {_count(r['parameters_after'])} ({_count(r['parameters_ideal'])}) "
+            f"| {_millions(r['macs_before'])} -> {_millions(r['macs_after'])} ({_millions(r['macs_ideal'])}) "
+            f"| {'' if share is None else f'{100 * share:.1f} %'} | {r['speedup']}x "
+            f"| {r['compaction_seconds']} / {r['export_seconds'] + r['optimise_seconds']:.1f} "
+            f"| {r['peak_over_weights']} | {r['index_operators_added']} | {', '.join(r['without_rule'])} |"
+        )
+    return lines
+
+
+def not_judged(rows: list[Row]) -> list[str]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["status"] not in _JUDGED:
+            where = row["model"] if row["scenario"] == "*" else f"{row['model']} {row['scenario']}"
+            groups[f"{row['status']}: {row.get('reason', '')}"].append(where)
+    return [f"- {reason}: {', '.join(sorted(names))}" for reason, names in sorted(groups.items())] or ["nothing"]
+
+
+def _share(rows: list[Row], passes: Callable[[Row], bool]) -> str:
+    if not rows:
+        return "no row"
+    count = sum(passes(row) for row in rows)
+    return f"{count} of {len(rows)} ({100 * count / len(rows):.1f} %)"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    value = float(value)
+    return f"{value:.1e}" if math.isfinite(value) and value else ("0" if value == 0 else "inf")
+
+
+def _count(value: int) -> str:
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
+
+
+def _millions(value: int) -> str:
+    return f"{value / 1e6:.1f}" if value >= 1e7 else f"{value / 1e6:.3f}"
+
+
+if __name__ == "__main__":
+    print(render(load(Path(argument) for argument in sys.argv[1:])), end="")
