@@ -33,7 +33,7 @@ class _Scale:
 def fold_scales(graph: ir.Graph) -> None:
     """Remove every Mul by a constant vector whose factors can move into weights."""
     # a scale that has gone may open the way for the one in front of it
-    while any([_fold_away(graph, node) for node in list(graph)]):
+    while sum(_fold_away(graph, node) for node in list(graph)):
         pass
 
 
