@@ -63,10 +63,7 @@ def relate_scatter_elements(node: ir.Node) -> list[Relation] | Refusal:
     relations: list[Relation] = []
     for dim in range(size):
         axes = [axis_of(value, dim) for value in (x, index, updates, output)]
-        if dim == addressed:
-            if members := _equal(axes[1:3]):
-                relations.append(Tie(node, members, []))
-        elif members := _equal(axes):
+        if dim != addressed and (members := _equal(axes)):
             data, _, new, target = members
             relations.append(Tie(node, members[:3], [target], _agree([data, new]) if replaces else None))
     return relations
@@ -107,9 +104,6 @@ def relate_scatter_nd(node: ir.Node) -> list[Relation] | Refusal:
         return Refusal("the shapes around this ScatterND are not known")
     replaces = string_attribute(node, "reduction", "none") == "none"
     relations: list[Relation] = []
-    for dim in range(index_rank - 1):
-        if members := _equal([axis_of(index, dim), axis_of(updates, dim)]):
-            relations.append(Tie(node, members, []))
     for dim in range(depth, x_rank):
         axes = [axis_of(x, dim), axis_of(updates, dim - depth + index_rank - 1), axis_of(output, dim)]
         if members := _equal(axes):
