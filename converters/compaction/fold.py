@@ -14,7 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Constants, array_of, as_float64, is_constant, rank
-from converters.compaction.rules.common import int_attribute, operand
+from converters.compaction.rules.common import int_attribute, operand, string_attribute
+from converters.compaction.rules.einsum import parse_equation
 
 # f(s * x) = s * f(x) for every s > 0, channel by channel
 _POSITIVELY_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Abs"})
@@ -107,7 +108,24 @@ def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
         return _scale_operands(graph, node, scale.factors, {1: 0 if int_attribute(node, "transB", 0) else 1, 2: -1})
     if node.op_type == "MatMul" and scale.dim == (rank(node.outputs[0]) or 0) - 1:
         return _scale_operands(graph, node, scale.factors, {1: -1})
+    if node.op_type == "Einsum":
+        labels = _einsum_labels(node)
+        place = None if labels is None else _einsum_weight(node, labels[0], labels[1][scale.dim])
+        return place is not None and _scale_operands(graph, node, scale.factors, dict([place]))
     return False
+
+
+def _einsum_labels(node: ir.Node) -> tuple[list[list[str]], list[str]] | None:
+    ranks = [size for value in node.inputs if (size := rank(value)) is not None] if None not in node.inputs else []
+    return parse_equation(string_attribute(node, "equation", ""), ranks) if len(ranks) == len(node.inputs) else None
+
+
+def _einsum_weight(node: ir.Node, operands: list[list[str]], label: str) -> tuple[int, int] | None:
+    """A constant operand with the label exactly once, and the dimension where: a factor along it may go there."""
+    for slot, labels in enumerate(operands):
+        if labels.count(label) == 1 and array_of(node.inputs[slot]) is not None:
+            return slot, labels.index(label)
+    return None
 
 
 def _fold_forward(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
@@ -125,6 +143,10 @@ def _fold_forward(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
 
 def _columns(node: ir.Node, slot: int, scale: _Scale) -> dict[int, int] | None:
     """Which operand's dimension reads the value, None if the reader is not a weighted sum over it."""
+    if node.domain in ("", "ai.onnx") and node.op_type == "Einsum":
+        labels = _einsum_labels(node)
+        place = None if labels is None else _einsum_weight(node, labels[0], labels[0][slot][scale.dim])
+        return None if place is None else dict([place])
     if node.domain not in ("", "ai.onnx") or array_of(operand(node, 1)) is None or slot != 0:
         return None
     weight = node.inputs[1]
@@ -151,7 +173,8 @@ def _scale_operands(graph: ir.Graph, node: ir.Node, factors: Constants, dims: di
         array = array_of(value)
         if array is None or array.ndim == 0:
             return False
-        if array.shape[dim] not in (1, factors.size) or (array.shape[dim] == 1 and factors.size > 1 and slot == 1):
+        weight = slot == 1 or node.op_type == "Einsum"
+        if array.shape[dim] not in (1, factors.size) or (array.shape[dim] == 1 and factors.size > 1 and weight):
             return False
         arrays[slot] = array
     for slot, array in arrays.items():

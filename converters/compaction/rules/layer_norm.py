@@ -58,9 +58,11 @@ class Normalised(Relation):
     def _parameters(self, facts: Facts) -> tuple[Constants, Constants]:
         assert self.node is not None
         size = self.data.size
-        scale = constants_of(facts, operand(self.node, 1), 0, size)
-        bias = operand(self.node, 2)
-        return scale, np.zeros(size) if bias is None else constants_of(facts, bias, 0, size)
+        scale, bias = operand(self.node, 1), operand(self.node, 2)
+        return (
+            np.ones(size) if scale is None else constants_of(facts, scale, 0, size),
+            np.zeros(size) if bias is None else constants_of(facts, bias, 0, size),
+        )
 
     def forward(self, facts: Facts) -> None:
         scale, bias = self._parameters(facts)
@@ -122,6 +124,26 @@ def relate_norm(node: ir.Node) -> list[Relation] | Refusal:
         if value is not None and (rank_of(value) != 1 or axis is None or axis.size != data.size):
             return relations
     relations.append(Normalised(node, data, normal, *parameters, centered=node.op_type == "LayerNormalization"))
+    return relations
+
+
+@rule("LpNormalization")
+def relate_lp_norm(node: ir.Node) -> list[Relation] | Refusal:
+    """y = x / |x|_p along one axis: zeros change neither, so they may go; the other axes are tied."""
+    x, output = node.inputs[0], node.outputs[0]
+    size = None if x is None else rank_of(x)
+    if x is None or size is None or rank_of(output) != size:
+        return Refusal("the shapes around this LpNormalization are not known")
+    normal = int_attribute(node, "axis", -1) % size
+    relations: list[Relation] = []
+    for dim in range(size):
+        before, after = axis_of(x, dim), axis_of(output, dim)
+        if before is None or after is None:
+            continue
+        if dim == normal:
+            relations.append(Normalised(node, before, after, None, None, centered=False))
+        else:
+            relations.append(Tie(node, [before], [after]))
     return relations
 
 
