@@ -17,6 +17,7 @@ from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
 from converters.compaction.fold import fold_scales
+from converters.compaction.interface import Interface
 from converters.compaction.normalise import merge_equal_clones, normalise
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
@@ -42,8 +43,9 @@ def compact(model: ir.Model) -> Compaction:
     Args:
         model: the gated model; it is consumed, its graph is changed in place.
     """
-    normalise(model)
     graph = model.graph
+    interface = Interface.of(graph)
+    normalise(model)
     analysis = analyse(graph)
     permission = Permission(analysis.relations)
     permission.solve()
@@ -57,4 +59,5 @@ def compact(model: ir.Model) -> Compaction:
     merge_equal_clones(graph)
     fold_scales(graph)
     remove_dead_nodes(graph)
+    interface.restore(graph)
     return Compaction(model, plan)

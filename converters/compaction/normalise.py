@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.rewrite import remove_dead_nodes
+from converters.compaction.shape_inference import infer_missing_shapes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
 from converters.compaction.view_chains import canonicalise_view_chains
 
@@ -36,8 +37,7 @@ def normalise(model: ir.Model) -> None:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     graph = model.graph
-    if any(output.shape is None or output.dtype is None for node in graph for output in node.outputs):
-        _infer_shapes(model)
+    infer_missing_shapes(model)
     fold_constants(graph)
     passes.IdentityEliminationPass()(model)
     contents = complete_shapes(graph)
@@ -45,10 +45,6 @@ def normalise(model: ir.Model) -> None:
     rewrite_shape_operands(graph, contents)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    passes.ShapeInferencePass()(model)
 
 
 def fold_constants(graph: ir.Graph) -> None:
