@@ -35,7 +35,7 @@ def normalise(model: ir.Model) -> None:
     """Apply all normalisations in place."""
     if model.functions:
         passes.InlinePass()(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
     infer_missing_shapes(model)
     fold_constants(graph)

@@ -8,7 +8,18 @@ from converters.compaction.rules import (
     normalisation,
     pooling,
     reduction,
+    resampling,
     views,
 )
 
-__all__ = ["convolution", "elementwise", "indexing", "linear", "normalisation", "pooling", "reduction", "views"]
+__all__ = [
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "normalisation",
+    "pooling",
+    "reduction",
+    "resampling",
+    "views",
+]
