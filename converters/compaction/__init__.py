@@ -17,6 +17,7 @@ from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
 from converters.compaction.fold import fold_scales
+from converters.compaction.interface import Interface
 from converters.compaction.normalise import merge_equal_clones, normalise
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
@@ -43,7 +44,7 @@ def compact(model: ir.Model) -> Compaction:
         model: the gated model; it is consumed, its graph is changed in place.
     """
     graph = model.graph
-    declared = [(None if value.shape is None else value.shape.copy(), value.type) for value in graph.outputs]
+    interface = Interface.of(graph)
     normalise(model)
     analysis = analyse(graph)
     permission = Permission(analysis.relations)
@@ -58,7 +59,5 @@ def compact(model: ir.Model) -> Compaction:
     merge_equal_clones(graph)
     fold_scales(graph)
     remove_dead_nodes(graph)
-    for value, (shape, type_) in zip(graph.outputs, declared, strict=True):
-        # the interface stays as it was declared, also where more has been inferred
-        value.shape, value.type = shape, type_
+    interface.restore(graph)
     return Compaction(model, plan)

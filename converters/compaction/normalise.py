@@ -16,6 +16,7 @@ from onnx_ir.passes import common as passes
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
+from converters.compaction.shape_inference import infer_missing_shapes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
 from converters.compaction.view_chains import canonicalise_view_chains
 
@@ -37,8 +38,7 @@ def normalise(model: ir.Model) -> None:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
-    if any(output.shape is None or output.dtype is None for node in graph for output in node.outputs):
-        _infer_shapes(model)
+    infer_missing_shapes(model)
     fold_constants(graph)
     passes.IdentityEliminationPass()(model)
     contents = complete_shapes(graph)
@@ -47,10 +47,6 @@ def normalise(model: ir.Model) -> None:
     recognise_layer_norms(graph)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    passes.ShapeInferencePass()(model)
 
 
 def fold_constants(graph: ir.Graph) -> None:

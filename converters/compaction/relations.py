@@ -12,6 +12,8 @@ has three steps, and soundness is local to them:
 | `Tie` | the same index space, position by position |
 | `Same` | a tie whose numbers pass through unchanged |
 | `Select` | output j is input index[j], or a filler (Slice, Split, Gather, Pad) |
+| `Whole` | an output index is made of several source indices (DepthToSpace) |
+| `Take` | just these indices are read, the axis itself goes |
 | `Concatenate` | the output is the inputs one after another |
 | `Product` | a product of axes equals a product of axes, in row-major order (Reshape, Flatten) |
 | `Contract` | a sum over the axis, with or without a weight |
@@ -227,6 +229,64 @@ class Select(Relation):
             cause = np.full(self.output.size, -1, np.int32)
             cause[self._taken] = permission.cause(self.source)[self._from]
             permission.withhold(self.output, kept, cause)
+
+
+class Whole(Relation):
+    """Each output index is made of several source indices, which stay together or go together.
+
+    Args:
+        owner: for each source index the output index that it belongs to; shape [source.size].
+    """
+
+    def __init__(self, node: ir.Node | None, source: Axis, output: Axis, owner: NDArray[np.int64]) -> None:
+        super().__init__(node, [source, output])
+        self.source, self.output, self.owner = source, output, owner
+
+    @property
+    def reason(self) -> str:
+        return "it makes one output together with an index that stays"
+
+    def forward(self, facts: Facts) -> None:
+        known = facts.constants(self.source)
+        if known is None:
+            return
+        first = np.full(self.output.size, np.nan)
+        first[self.owner[::-1]] = known[::-1]
+        differs = np.zeros(self.output.size, bool)
+        np.logical_or.at(differs, self.owner, known != first[self.owner])
+        facts.learn(self.output, np.where(differs, np.nan, first))
+
+    def require(self, live: Liveness, facts: Facts) -> None:
+        live.need(self.source, live.needed(self.output)[self.owner])
+
+    def shrink(self, permission: Permission) -> None:
+        kept = ~permission.removable(self.output)
+        kept[self.owner[~permission.removable(self.source)]] = True
+        permission.withhold(self.output, kept)
+        permission.withhold(self.source, kept[self.owner])
+
+
+class Take(Relation):
+    """The node reads just these indices of an axis that its output no longer has."""
+
+    def __init__(self, node: ir.Node | None, source: Axis, index: NDArray[np.int64]) -> None:
+        super().__init__(node, [source])
+        self.source, self.index = source, index
+
+    @property
+    def reason(self) -> str:
+        return "its reader takes exactly this index"
+
+    def _taken(self) -> Mask:
+        taken = np.zeros(self.source.size, bool)
+        taken[self.index] = True
+        return taken
+
+    def require(self, live: Liveness, facts: Facts) -> None:
+        live.need(self.source, self._taken())
+
+    def shrink(self, permission: Permission) -> None:
+        permission.withhold(self.source, self._taken())
 
 
 class Concatenate(Relation):

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.dimensions import Dim, product, same_dim
+from converters.compaction.spatial import SPATIAL, spatial_shape
 
 # outputs shaped like the broadcast of all inputs
 _BROADCAST = frozenset(
@@ -28,6 +29,9 @@ _LIKE_FIRST = frozenset(
     {
         *("Softmax", "LogSoftmax", "Relu", "Sigmoid", "Tanh", "Gelu", "Erf", "Exp", "Neg", "Abs", "Sqrt", "Not"),
         *("IsNaN", "IsInf", "Cast", "Identity", "Dropout", "Clip", "LayerNormalization", "Reciprocal", "Cos", "Sin"),
+        *("BatchNormalization", "Celu", "Elu", "Floor", "GroupNormalization", "HardSigmoid", "HardSwish", "Log"),
+        *("InstanceNormalization", "LRN", "LeakyRelu", "LpNormalization", "Mish", "Round", "Selu", "Sign", "Softplus"),
+        *("Softsign", "Swish", "ThresholdedRelu"),
     }
 )
 _ANONYMOUS = ir.SymbolicDim(None)
@@ -125,6 +129,8 @@ def _infer(node: ir.Node, contents: dict[ir.Value, list[Dim]]) -> list[Dim] | No
         return None if batch is None else [*batch, first[-2], shapes[1][-1]]
     if node.op_type in _LIKE_FIRST:
         return first
+    if node.op_type in SPATIAL and len(first) > 2:
+        return spatial_shape(node, first, shapes[1] if node.op_type == "Conv" else None)
     if node.op_type in _BROADCAST and all(shape is not None for shape in shapes):
         return _broadcast([shape for shape in shapes if shape is not None])
     return None

@@ -1,37 +1,10 @@
-"""Rules by operator family; importing this package registers all of them."""
+"""Rules by operator family: what each operator means for the axes around it.
 
-from converters.compaction.rules import (
-    addressing,
-    convolution,
-    einsum,
-    elementwise,
-    generators,
-    group_norm,
-    heads,
-    indexing,
-    layer_norm,
-    linear,
-    normalisation,
-    pooling,
-    reduction,
-    softmax,
-    views,
-)
+Importing this package imports every file in it, and with that registers every rule.
+"""
 
-__all__ = [
-    "addressing",
-    "convolution",
-    "einsum",
-    "elementwise",
-    "generators",
-    "group_norm",
-    "heads",
-    "indexing",
-    "layer_norm",
-    "linear",
-    "normalisation",
-    "pooling",
-    "reduction",
-    "softmax",
-    "views",
-]
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

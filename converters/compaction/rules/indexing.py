@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 
-from converters.compaction.axes import Axis, Constants, Facts, array_of, as_float64, rank, static_size
+from converters.compaction.axes import Axis, Constants, Facts, array_of, as_float64, axes_of, rank, static_size
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Concatenate, Relation, Same, Select, Tie
+from converters.compaction.relations import Concatenate, Relation, Same, Select, Take, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import (
     axis_of,
@@ -42,8 +45,19 @@ def relate_concat(node: ir.Node) -> list[Relation] | Refusal:
         target = axis_of(output, dim)
         members = [axis_of(value, dim) for value in inputs]
         if dim != joined and target is not None and all(m is not None and m.size == target.size for m in members):
-            relations.append(Tie(node, [m for m in members if m is not None], [target]))
+            sources = [m for m in members if m is not None]
+            relations.append(Tie(node, sources, [target], partial(_equal_constants, sources)))
     return relations
+
+
+def _equal_constants(sources: Sequence[Axis], facts: Facts) -> Constants | None:
+    """A slice through all parts is one constant where every part has the same."""
+    known = [facts.constants(axis) for axis in sources]
+    first = known[0]
+    if first is None or any(vector is None for vector in known):
+        return None
+    same = np.logical_and.reduce([vector == first for vector in known])
+    return np.where(same, first, np.nan)
 
 
 @rule("Split")
@@ -64,9 +78,11 @@ def relate_split(node: ir.Node) -> list[Relation] | Refusal:
         for output, length in zip(node.outputs, lengths, strict=True):
             assert length is not None
             target = axis_of(output, dim)
-            if target is None:
-                return Refusal("a Split into parts of length 1 is kept whole")
-            relations.append(Select(node, source_axis, target, np.arange(start, start + length), free=False))
+            index = np.arange(start, start + length)
+            if target is not None:
+                relations.append(Select(node, source_axis, target, index, free=False))
+            elif output.uses() or output.is_graph_output():
+                relations += [Take(node, source_axis, index), _TakenScalar(node, source_axis, start, output)]
             start += length
     for output in node.outputs:
         for other in range(size):
@@ -76,18 +92,52 @@ def relate_split(node: ir.Node) -> list[Relation] | Refusal:
     return relations
 
 
+class _TakenScalar(Relation):
+    """An output without a static axis, filled by the constant of the one index that it takes."""
+
+    def __init__(self, node: ir.Node, source: Axis, index: int, output: ir.Value) -> None:
+        super().__init__(node, [])
+        self._source, self._index, self._output = source, index, output
+
+    def forward(self, facts: Facts) -> None:
+        known = facts.constants(self._source)
+        if known is not None and not axes_of(self._output):
+            facts.learn_scalar(self._output, float(known[self._index]))
+
+
 @fixup("Split")
 def fix_split(edit: Edit, node: ir.Node) -> None:
-    """Write the new lengths."""
+    """Write the new lengths; a part of which nothing is left is no output any more."""
     source = node.inputs[0]
     assert source is not None
     assert source.shape is not None
     dim = int_attribute(node, "axis", 0) % len(source.shape)
-    if not any(edit.removed(r.source).any() for r in edit.relations(node) if isinstance(r, Select)):
+    before = axis_of(source, dim)
+    if before is None or not edit.removed(before).any():
         return
-    lengths = [edit.new_size(output, dim) for output in node.outputs]
-    node.attributes.pop("num_outputs", None)
-    edit.set_input(node, 1, np.array(lengths, np.int64))
+    removed, lengths, start = edit.removed(before), [], 0
+    for output in node.outputs:
+        length = static_size(output, dim)
+        assert length is not None
+        lengths.append(int((~removed[start : start + length]).sum()))
+        start += length
+    for name in ("num_outputs", "split"):
+        node.attributes.pop(name, None)
+    if 0 in lengths:
+        node = _without_empty_parts(edit, node, lengths)
+    edit.set_input(node, 1, np.array([length for length in lengths if length], np.int64))
+
+
+def _without_empty_parts(edit: Edit, node: ir.Node, lengths: list[int]) -> ir.Node:
+    staying = [output for output, length in zip(node.outputs, lengths, strict=True) if length]
+    new = ir.node("Split", list(node.inputs), node.attributes, num_outputs=len(staying), name=node.name)
+    edit.graph.insert_before(node, new)
+    for old, output in zip(staying, new.outputs, strict=True):
+        name = old.name
+        old.name = f"{name}_before_split"
+        edit.like(output, old, name or "")
+        old.replace_all_uses_with(output, replace_graph_outputs=True)
+    return new
 
 
 @rule("Slice")
@@ -123,8 +173,13 @@ def relate_slice(node: ir.Node) -> list[Relation] | Refusal:
         position = axes.index(dim)
         step = 1 if steps is None else steps[position]
         index = np.arange(before.size)[slice(*_bounds(starts[position], ends[position], step, before.size))]
-        if index.size == after.size and step == 1:
+        if index.size != after.size:
+            continue
+        if abs(step) == 1:
             relations.append(Select(node, before, after, index, free=False))
+        elif len(axes) == 1:
+            # what lies between the taken indices may stay, so the fixup may turn the Slice into a Gather
+            relations.append(Select(node, before, after, index, free=True))
     return relations
 
 
@@ -138,7 +193,11 @@ def _bounds(start: int, end: int, step: int, size: int) -> tuple[int | None, int
 @fixup("Slice")
 def fix_slice(edit: Edit, node: ir.Node) -> None:
     """Move the bounds of every cut axis to where the kept range now lies."""
-    cut = [r for r in edit.relations(node) if isinstance(r, Select) and edit.removed(r.source).any()]
+    cut = [
+        r
+        for r in edit.relations(node)
+        if isinstance(r, Select) and (edit.removed(r.source).any() or edit.removed(r.output).any())
+    ]
     if not cut:
         return
     source = node.inputs[0]
@@ -150,14 +209,27 @@ def fix_slice(edit: Edit, node: ir.Node) -> None:
     axes = constant_ints(node, 3) if operand(node, 3) is not None else list(range(len(starts)))
     assert axes is not None
     axes = [axis % len(source.shape) for axis in axes]
+    steps = constant_ints(node, 4) if operand(node, 4) is not None else [1] * len(starts)
+    assert steps is not None
     for relation in cut:
-        kept_before = np.cumsum(~edit.removed(relation.source))
-        first, last = int(relation.index[0]), int(relation.index[-1])
+        place = np.cumsum(~edit.removed(relation.source)) - 1
+        index = place[relation.index[edit.kept(relation.output)]]
         position = axes.index(relation.source.dim)
-        starts[position] = int(kept_before[first]) - int(not edit.removed(relation.source)[first])
-        ends[position] = int(kept_before[last])
+        step = int(index[1] - index[0]) if index.size > 1 else 1
+        if (np.diff(index) != step).any():
+            node.op_type = "Gather"
+            node.attributes["axis"] = ir.AttrInt64("axis", relation.source.dim)
+            node.resize_inputs(2)
+            edit.set_input(node, 1, index.astype(np.int64))
+            return
+        starts[position], steps[position] = int(index[0]), step
+        end = int(index[-1]) + (1 if step > 0 else -1)
+        ends[position] = end if end >= 0 else -(2**31)
     edit.set_input(node, 1, np.array(starts, np.int64))
     edit.set_input(node, 2, np.array(ends, np.int64))
+    if operand(node, 3) is None:
+        edit.set_input(node, 3, np.array(axes, np.int64))
+    edit.set_input(node, 4, np.array(steps, np.int64))
 
 
 @rule("Gather")
@@ -189,6 +261,11 @@ def relate_gather(node: ir.Node) -> list[Relation] | Refusal:
         relations.append(Select(node, before, after, index, free=True))
         if (own := axis_of(indices, 0)) is not None:
             relations.append(Tie(node, [own], [after]))
+    elif before is not None:
+        index = as_float64(array).astype(np.int64).ravel() % before.size
+        relations.append(Take(node, before, index))
+        if index.size == 1:
+            relations.append(_TakenScalar(node, before, int(index[0]), output))
     return relations
 
 
@@ -204,6 +281,11 @@ def fix_gather(edit: Edit, node: ir.Node) -> None:
             old = array_of(node.inputs[1])
             assert old is not None
             edit.set_input(node, 1, index.astype(old.dtype))
+        elif isinstance(relation, Take) and edit.removed(relation.source).any():
+            place = np.cumsum(~edit.removed(relation.source)) - 1
+            old = array_of(node.inputs[1])
+            assert old is not None
+            edit.set_input(node, 1, place[relation.index].reshape(old.shape).astype(old.dtype))
 
 
 @rule("Pad")
