@@ -1,7 +1,8 @@
 """On which inputs are two models compared?
 
-The example inputs where there are any, then random ones: two, one and three examples, the second of them with other
-image sizes or lengths where the model's inputs allow it and the model runs on them.
+The example inputs where there are any, then three batches of random ones of different sizes, the second of them with
+other image sizes or lengths where the model's inputs allow it and the model runs on them. Small models get more
+examples: a wrong weight shows only where the unit behind it is active.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l0runtime.errors import InputError, UnsupportedModelError
+from l0runtime.measurement.cost import count_cost
 from l0runtime.onnx_files import read_model
 from l0runtime.sample_inputs import InputSpec, input_specs, integer_bounds, sample_inputs
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_BATCH_SIZES = (2, 1, 3)
+_SMALLEST_BATCH, _LARGEST_BATCH = 2, 32
+_MACS_PER_BATCH = 1_000_000_000  # about a second on one core
 # sizes tried for a dynamic axis that no example fixes, the first one that the model runs on is taken
 _USUAL_SIZES = (64, 32, 224, 28, 16, 8, 256, 1)
 # how a dynamic size is changed for the second batch: an odd step tells most, a multiple of 32 suits most strides
@@ -91,7 +94,8 @@ def make_batches(
     sizes = _base_sizes(specs, example)
     if sizes is None:
         sizes = _find_sizes(runner, specs, sample)
-    for position, batch in enumerate(_BATCH_SIZES):
+    most = _affordable_batch(path, {spec.name: _shape(spec, sizes, 1) for spec in specs})
+    for position, batch in enumerate((most, 1, most // 2 + 2)):  # three different sizes, whatever `most` is
         feed = sample(sizes, batch)
         outputs = runner.run(feed) if runner.failure is None else None
         if isinstance(outputs, str):
@@ -112,6 +116,11 @@ def shapes_of_one(path: str | Path, feed: Mapping[str, Array]) -> dict[str, tupl
         )
         for spec in input_specs(read_model(path, weights=False))
     }
+
+
+def _affordable_batch(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    macs = count_cost(path, shapes=shapes).macs
+    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, _MACS_PER_BATCH // max(macs, 1)))
 
 
 def _given(runner: Runner, feed: Mapping[str, Array]) -> Batch:

@@ -136,7 +136,7 @@ def _terms(node: ir.Node) -> int:
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if weight is None or weight.const_value is None:
         return 0
-    shape = weight.const_value.numpy().shape
+    shape = tuple(int(size) for size in weight.const_value.numpy().shape)
     if node.op_type == "Conv":
         return math.prod(shape[1:])
     if node.op_type == "ConvTranspose":

@@ -11,6 +11,7 @@ package: an entry point in the group `l0runtime.sources` that names a `Source` o
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.nn import Module
 
+_LARGEST_HEADER_BYTES = 100_000_000  # as in the safetensors format
+
 ENTRY_POINT_GROUP = "l0runtime.sources"
 
 # format name: the `Source` object; the order is the order in which a file is offered to them
 BUILT_IN: dict[str, str] = {
     "l0runtime": "converters.own_checkpoint:SOURCE",
     "onnx": "converters.onnx_file:SOURCE",
+    "amlab": "converters.amlab:SOURCE",
 }
 
 
@@ -104,6 +108,7 @@ class Candidate:
     def __init__(self, path: str | Path) -> None:
         """Raises ModelFileError: nothing is there, or the file is empty."""
         self.path = Path(path)
+        self.torch_error: L0RuntimeError | None = None
         if not self.path.exists():
             raise ModelFileError(f"{self.path}: no such file. Give the path of a checkpoint or of an ONNX file.")
         if self.path.is_file() and not self.head:
@@ -128,17 +133,37 @@ class Candidate:
         return self.head.startswith(b"PK\x03\x04")
 
     @cached_property
-    def metadata(self) -> dict[str, str]:
-        """The metadata of a safetensors header; empty for other files and for a header that is not readable."""
-        if not self.is_safetensors:
-            return {}
-        from safetensors import SafetensorError, safe_open
+    def torch_content(self) -> Any:
+        """What torch.save wrote, read without executing anything; None for other files, see `torch_error`."""
+        if not (self.is_zip or self.head[:1] == b"\x80"):
+            return None
+        from converters.torch_files import read_torch_file
 
         try:
-            with safe_open(str(self.path), framework="numpy") as file:
-                return dict(file.metadata() or {})
-        except (SafetensorError, OSError):
+            return read_torch_file(self.path)
+        except L0RuntimeError as error:
+            self.torch_error = error
+            return None
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of a safetensors header; empty for other files and where the header is not readable.
+
+        Read from the header alone, so that a file truncated after it is still recognised and its reader can say so.
+        """
+        if not self.is_safetensors:
             return {}
+        size = int.from_bytes(self.head[:8], "little")
+        if size > _LARGEST_HEADER_BYTES:
+            return {}
+        with self.path.open("rb") as file:
+            file.seek(8)
+            header = file.read(size)
+        try:
+            entries = json.loads(header).get("__metadata__", {})
+        except (ValueError, AttributeError):
+            return {}
+        return {str(key): str(value) for key, value in entries.items()} if isinstance(entries, dict) else {}
 
 
 @runtime_checkable
@@ -206,6 +231,8 @@ def find_source(file: Candidate, name: str | None = None) -> Source:
         return sources[name]
     matches = [source for source in sources.values() if source.recognise(file)]
     if not matches:
+        if file.torch_content is None and file.torch_error is not None:
+            raise file.torch_error
         known = "; ".join(f"{source.name} ({source.description})" for source in sources.values())
         raise ModelFileError(f"{file.path}: {_describe(file)}, which no source recognises. Known: {known}.")
     if len(matches) > 1:

@@ -138,6 +138,8 @@ def verify(
         _require_exact(exactness, limit)
         if reference64 is not None and (not differences or _exceeds(torch_differences, limit)):
             _require_same_module(reference64(), batches, exactness, names, limit)
+        elif _exceeds(torch_differences, limit):
+            raise _mismatch(largest(torch_differences), limit, " The torch module and the compact model differ.")
     return Verification(
         batches=tuple(batch.name for batch in batches),
         shapes=shapes,
