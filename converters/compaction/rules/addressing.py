@@ -27,7 +27,9 @@ def _agree(axes: list[Axis]) -> Callable[[Facts], Constants | None]:
         first = known[0]
         if first is None or any(item is None for item in known):
             return None
-        return np.where([all(item[k] == first[k] for item in known if item is not None) for k in range(first.size)], first, np.nan)
+        return np.where(
+            [all(item[k] == first[k] for item in known if item is not None) for k in range(first.size)], first, np.nan
+        )
 
     return transfer
 

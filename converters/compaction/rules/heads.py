@@ -6,15 +6,12 @@ its outputs is needed, or all of them are zero because their values are.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Facts, Liveness, Mask, Permission, rank, static_size
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Contract, Relation, Tie
+from converters.compaction.relations import Relation, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import axis_of, int_attribute, operand
 
