@@ -16,7 +16,7 @@ def parse(text: str, weights: Mapping[str, np.ndarray] | None = None, opset: int
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}')
     for name, array in (weights or {}).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    return ir.from_proto(proto)
 
 
 def run(model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:

@@ -197,7 +197,11 @@ def rewrite_shape_operands(graph: ir.Graph, contents: dict[ir.Value, list[Dim]])
         if numbers is not None:
             node.replace_input_with(1, add_constant(graph, f"{output.name}_shape", np.array(numbers, np.int64)))
             continue
-        parts = _parts(graph, list(output.shape), sources, pieces)
+        dims = list(output.shape)
+        if node.op_type == "Expand":
+            # 1 keeps the source's length, so only what is really repeated is written down
+            dims = [1 if kept else dim for kept, dim in zip(_kept_by_expand(source.shape, dims), dims, strict=True)]
+        parts = _parts(graph, dims, sources, pieces, infers=node.op_type == "Reshape")
         if parts is not None:
             concat = ir.node("Concat", parts, {"axis": 0}, name=f"{output.name}_shape")
             concat.outputs[0].name = f"{output.name}_shape"
@@ -224,15 +228,20 @@ def reshape_target(source: Sequence[Dim], output: Sequence[Dim]) -> list[int] | 
 
 def _expand_target(source: Sequence[Dim], output: Sequence[Dim]) -> list[int] | None:
     numbers: list[int] = []
-    for position, dim in enumerate(output):
-        origin = position - len(output) + len(source)
-        if isinstance(dim, int):
-            numbers.append(dim)
-        elif origin >= 0 and same_dim(source[origin], dim):
+    for kept, dim in zip(_kept_by_expand(source, output), output, strict=True):
+        if kept:
             numbers.append(1)
+        elif isinstance(dim, int):
+            numbers.append(dim)
         else:
             return None
     return numbers
+
+
+def _kept_by_expand(source: Sequence[Dim], output: Sequence[Dim]) -> list[bool]:
+    """Which output dimensions are those of the source, not repetitions."""
+    new = len(output) - len(source)
+    return [position >= new and same_dim(source[position - new], dim) for position, dim in enumerate(output)]
 
 
 def _symbols_of_inputs(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
@@ -246,9 +255,14 @@ def _symbols_of_inputs(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
 
 
 def _parts(
-    graph: ir.Graph, dims: Sequence[Dim], sources: dict[str, tuple[ir.Value, int]], pieces: dict[str, ir.Value]
+    graph: ir.Graph,
+    dims: Sequence[Dim],
+    sources: dict[str, tuple[ir.Value, int]],
+    pieces: dict[str, ir.Value],
+    *,
+    infers: bool,
 ) -> list[ir.Value] | None:
-    """One vector of length 1 per dimension; at most one dimension that is left to be inferred."""
+    """One vector of length 1 per dimension; at most one is left to be inferred, where that is allowed."""
     parts: list[ir.Value] = []
     inferred = 0
     for dim in dims:
@@ -263,7 +277,7 @@ def _parts(
         else:
             inferred += 1
             parts.append(add_constant(graph, "dimension", np.array([-1], np.int64)))
-    return parts if inferred <= 1 else None
+    return parts if inferred <= int(infers) else None
 
 
 def _dimension_of_input(graph: ir.Graph, symbol: str, value: ir.Value, position: int) -> ir.Value:

@@ -167,12 +167,14 @@ def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Va
         return writer.abandon()
     # atoms of each source dimension in source order: what the split must produce
     order = [atom for atoms in layout for atom in atoms]
-    per_dim: list[list[_Atom]] = [[] for _ in source.shape]
+    assert writer.value.shape is not None
+    dims = list(writer.value.shape)
+    per_dim: list[list[_Atom]] = [[] for _ in dims]
     for atom in _in_source_order(order):
         assert atom.dim is not None
         per_dim[atom.dim].append(atom)
     split = [atom for atoms in per_dim for atom in atoms]
-    if [product(a.size.to_dim() for a in atoms) for atoms in per_dim] != [Monomial.of(d) for d in source.shape]:
+    if [product(a.size.to_dim() for a in atoms) for atoms in per_dim] != [Monomial.of(d) for d in dims]:
         return writer.abandon()
     permutation = [split.index(atom) for atom in order]
     moves = permutation != sorted(permutation)
@@ -180,7 +182,7 @@ def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Va
         if not writer.reshape(list(result.shape)):
             return writer.abandon()
     else:
-        keeps_ones = len(split) == len(source.shape) == len(result.shape)
+        keeps_ones = len(split) == len(dims) == len(result.shape)
         if not keeps_ones and not writer.reshape([atom.size.to_dim() for atom in split]):
             return writer.abandon()
         writer.transpose(permutation)

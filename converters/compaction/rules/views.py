@@ -186,7 +186,7 @@ def relate_expand(node: ir.Node) -> list[Relation] | Refusal:
     source, output = node.inputs[0], node.outputs[0]
     if source is None or source.shape is None or output.shape is None:
         return Refusal("the shapes around this Expand are not known")
-    if array_of(node.inputs[1]) is None:
+    if array_of(node.inputs[1]) is None and _pieces(node) is None:
         return Refusal("the target shape of this Expand is computed at run time")
     shift = len(output.shape) - len(source.shape)
     relations: list[Relation] = [_PassScalar(node, source, output)]
@@ -213,13 +213,20 @@ class _Repeated(Tie):
 @fixup("Expand")
 def fix_expand(edit: Edit, node: ir.Node) -> None:
     """Write the new widths into the target shape."""
-    output, source = node.outputs[0], node.inputs[0]
+    output = node.outputs[0]
     if not edit.is_cut(output):
+        return
+    pieces = _pieces(node)
+    assert output.shape is not None
+    if pieces is not None:
+        sizes = [
+            None if (old := array_of(piece)) is not None and int(old.ravel()[0]) == 1 else edit.new_size(output, dim)
+            for dim, piece in enumerate(pieces)
+        ]
+        edit.replace_shape_concat(node, 1, pieces, sizes)
         return
     target = array_of(node.inputs[1])
     assert target is not None
-    assert output.shape is not None
-    assert source is not None
     shift = len(output.shape) - target.size
     new = []
     for position, old in enumerate(target):
