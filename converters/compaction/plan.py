@@ -157,7 +157,8 @@ def make_plan(
         if removable.any():
             stays = np.flatnonzero(~removable)
             removed.append(Removal(str(axis.value.name), axis.dim, axis.size, stays.size, tuple(int(i) for i in stays)))
-        if is_constant(axis.value) or axis.value.is_graph_input() or axis.value.is_graph_output():
+        value = axis.value
+        if is_constant(value) or value.is_graph_input() or value.is_graph_output() or not _is_float(value):
             continue
         dead = (analysis.facts.is_known(axis) | ~analysis.live.needed(axis)) & ~removable
         if dead.any():
@@ -222,3 +223,8 @@ def _weights_by_axis(analysis: Analysis) -> dict[Axis, int]:
                 if not is_constant(axis.value):
                     weights[axis] = weights.get(axis, 0) + per_index
     return weights
+
+
+def _is_float(value: ir.Value) -> bool:
+    # integer tensors describe shapes and tokens; nobody gates them
+    return value.dtype is not None and value.dtype.is_floating_point()

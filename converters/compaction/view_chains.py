@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from converters.compaction.axes import is_constant
 from converters.compaction.dimensions import Dim, Monomial, product
@@ -163,10 +164,11 @@ def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Va
     assert result.shape is not None
     writer = _Writer(graph, chain[-1], source, f"{result.name}_view")
     layout = _gather_inside_dims(writer, layout, list(source.shape))
-    if any(atom.dim is None for atoms in layout for atom in atoms):
+    repeated = [atoms for atoms in layout if any(atom.dim is None for atom in atoms)]
+    if any(len(_real(atoms)) != 1 or not all(a.size.is_static for a in atoms) for atoms in repeated):
         return writer.abandon()
     # atoms of each source dimension in source order: what the split must produce
-    order = [atom for atoms in layout for atom in atoms]
+    order = [atom for atoms in layout for atom in _real(atoms)]
     assert writer.value.shape is not None
     dims = list(writer.value.shape)
     per_dim: list[list[_Atom]] = [[] for _ in dims]
@@ -178,16 +180,16 @@ def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Va
         return writer.abandon()
     permutation = [split.index(atom) for atom in order]
     moves = permutation != sorted(permutation)
-    if not moves:
-        if not writer.reshape(list(result.shape)):
-            return writer.abandon()
-    else:
+    if moves or repeated:
         keeps_ones = len(split) == len(dims) == len(result.shape)
         if not keeps_ones and not writer.reshape([atom.size.to_dim() for atom in split]):
             return writer.abandon()
-        writer.transpose(permutation)
-        if not writer.reshape(list(result.shape)):
-            return writer.abandon()
+        if moves:
+            writer.transpose(permutation)
+        for atoms in repeated:
+            writer.gather(order.index(_real(atoms)[0]), _index(_real(atoms), atoms))
+    if not writer.reshape(list(result.shape)):
+        return writer.abandon()
     writer.finish(chain, result)
     return None
 
@@ -206,18 +208,25 @@ def _gather_inside_dims(writer: _Writer, layout: Layout, source: list[Dim]) -> L
             continue
         (dim,) = dims
         own = atoms_of[dim]
-        mine = [atom for atom in atoms if atom.dim is not None]
-        if {id(a) for a in own} != {id(a) for a in mine} or atoms == own:
+        if {id(a) for a in own} != {id(a) for a in _real(atoms)} or atoms == own:
             result.append(atoms)
             continue
-        grid = np.arange(int(np.prod([a.size.factor for a in own]))).reshape([a.size.factor for a in own])
-        grid = grid.transpose([own.index(atom) for atom in mine])
-        shape = [atom.size.factor for atom in atoms]
-        view = grid.reshape([1 if atom.dim is None else atom.size.factor for atom in atoms])
-        index = np.broadcast_to(view, shape).ravel()
+        index = _index(own, atoms)
         writer.gather(dim, index)
         result.append([_Atom(Monomial(index.size), dim)])
     return result
+
+
+def _real(atoms: list[_Atom]) -> list[_Atom]:
+    return [atom for atom in atoms if atom.dim is not None]
+
+
+def _index(own: list[_Atom], atoms: list[_Atom]) -> NDArray[np.int64]:
+    """Which element of a dimension made of `own` stands where in the one made of `atoms`."""
+    grid = np.arange(int(np.prod([a.size.factor for a in own]))).reshape([a.size.factor for a in own])
+    grid = grid.transpose([own.index(atom) for atom in _real(atoms)])
+    view = grid.reshape([1 if atom.dim is None else atom.size.factor for atom in atoms])
+    return np.broadcast_to(view, [atom.size.factor for atom in atoms]).ravel()
 
 
 class _Writer:
@@ -238,12 +247,12 @@ class _Writer:
         self._nodes.append(node)
         self.value = output
 
-    def _constant(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> ir.Value:
+    def _constant(self, array: NDArray[np.int64]) -> ir.Value:
         value = add_constant(self._graph, f"{self._base}_operand", array)
         self._constants.append(value)
         return value
 
-    def gather(self, dim: int, index: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
+    def gather(self, dim: int, index: NDArray[np.int64]) -> None:
         """Select `index` along `dim`."""
         assert self.value.shape is not None
         shape: list[Dim] = list(self.value.shape)

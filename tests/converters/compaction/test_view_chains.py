@@ -62,6 +62,22 @@ def test_repeated_key_value_heads_are_one_gather(repeats_before_heads: bool) -> 
     assert canonical(text, x=RNG.standard_normal((2, 2, 5), np.float32)) == ["Gather", "Neg"]
 
 
+def test_heads_that_are_split_moved_and_repeated_take_one_gather() -> None:
+    text = """m (float[batch, 5, 6] x) => (float[batch, 4, 5, 3] y) {
+        s = Constant<value = int64[4] {0, 5, 2, 3}>()
+        r = Reshape(x, s)
+        t = Transpose<perm = [0, 2, 1, 3]>(r)
+        a = Constant<value = int64[1] {2}>()
+        u = Unsqueeze(t, a)
+        b = Constant<value = int64[5] {1, 2, 2, 5, 3}>()
+        e = Expand(u, b)
+        q = Constant<value = int64[4] {0, 4, 5, 3}>()
+        v = Reshape(e, q)
+        y = Neg(v) }"""
+    expected = ["Reshape", "Transpose", "Gather", "Neg"]
+    assert canonical(text, x=RNG.standard_normal((2, 5, 6), np.float32)) == expected
+
+
 def test_windows_keep_their_split_transpose_and_merge() -> None:
     text = """m (float[batch, 8, 8, 5] x) => (float[n, 16, 5] y) {
         s = Constant<value = int64[6] {-1, 2, 4, 2, 4, 5}>()
