@@ -10,6 +10,7 @@ from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Concatenate, Relation, Same, Select, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import (
+    agreed_constants,
     axis_of,
     constant_ints,
     int_attribute,
@@ -42,7 +43,8 @@ def relate_concat(node: ir.Node) -> list[Relation] | Refusal:
         target = axis_of(output, dim)
         members = [axis_of(value, dim) for value in inputs]
         if dim != joined and target is not None and all(m is not None and m.size == target.size for m in members):
-            relations.append(Tie(node, [m for m in members if m is not None], [target]))
+            parts = [m for m in members if m is not None]
+            relations.append(Tie(node, parts, [target], agreed_constants(parts)))
     return relations
 
 
