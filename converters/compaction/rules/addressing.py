@@ -10,28 +10,13 @@ import onnx_ir as ir
 from converters.compaction.axes import Axis, Constants, Facts, rank, static_size
 from converters.compaction.registry import Refusal, rule
 from converters.compaction.relations import Relation, Same, Select, Tie
-from converters.compaction.rules.common import axis_of, constant_ints, int_attribute, string_attribute
+from converters.compaction.rules.common import agreed_constants, axis_of, constant_ints, int_attribute, string_attribute
 
 
 def _equal(axes: list[Axis | None]) -> list[Axis] | None:
     """The axes if all are there and equally long."""
     present = [axis for axis in axes if axis is not None]
     return present if len(present) == len(axes) and len({axis.size for axis in present}) == 1 else None
-
-
-def _agree(axes: list[Axis]) -> Callable[[Facts], Constants | None]:
-    """A constant that fills all of these slices."""
-
-    def transfer(facts: Facts) -> Constants | None:
-        known = [facts.constants(axis) for axis in axes]
-        first = known[0]
-        if first is None or any(item is None for item in known):
-            return None
-        return np.where(
-            [all(item[k] == first[k] for item in known if item is not None) for k in range(first.size)], first, np.nan
-        )
-
-    return transfer
 
 
 @rule("GatherElements")
@@ -49,7 +34,7 @@ def relate_gather_elements(node: ir.Node) -> list[Relation] | Refusal:
             if members := _equal([places, target]):
                 relations.append(Tie(node, members[:1], members[1:]))
         elif members := _equal([data, places, target]):
-            relations.append(Tie(node, members[:2], members[2:], _agree(members[:1])))
+            relations.append(Tie(node, members[:2], members[2:], agreed_constants(members[:1])))
     return relations
 
 
@@ -67,7 +52,7 @@ def relate_scatter_elements(node: ir.Node) -> list[Relation] | Refusal:
         axes = [axis_of(value, dim) for value in (x, index, updates, output)]
         if dim != addressed and (members := _equal(axes)):
             data, _, new, target = members
-            relations.append(Tie(node, members[:3], [target], _agree([data, new]) if replaces else None))
+            relations.append(Tie(node, members[:3], [target], agreed_constants([data, new]) if replaces else None))
     return relations
 
 
@@ -87,7 +72,7 @@ def relate_gather_nd(node: ir.Node) -> list[Relation] | Refusal:
         places, target = axis_of(index, dim), axis_of(output, dim)
         axes = [places, target] if dim >= batch else [axis_of(x, dim), places, target]
         if members := _equal(axes):
-            relations.append(Tie(node, members[:-1], members[-1:], _agree(members[:1]) if dim < batch else None))
+            relations.append(Tie(node, members[:-1], members[-1:], agreed_constants(members[:1]) if dim < batch else None))
     for dim in range(batch + depth, x_rank):
         before, after = axis_of(x, dim), axis_of(output, dim - depth - batch + index_rank - 1)
         if before is not None and after is not None:
@@ -109,7 +94,7 @@ def relate_scatter_nd(node: ir.Node) -> list[Relation] | Refusal:
     for dim in range(depth, x_rank):
         axes = [axis_of(x, dim), axis_of(updates, dim - depth + index_rank - 1), axis_of(output, dim)]
         if members := _equal(axes):
-            relations.append(Tie(node, members[:2], members[2:], _agree(members[:2]) if replaces else None))
+            relations.append(Tie(node, members[:2], members[2:], agreed_constants(members[:2]) if replaces else None))
     return relations
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -173,3 +173,16 @@ def merge_twins(
     merged = np.moveaxis(weight.copy(), inner, -1)
     merged[..., stays] += part @ ratio
     return np.moveaxis(merged, -1, inner), part @ (twins.offsets[going] - ratio * twins.offsets[stays])
+
+
+def agreed_constants(axes: Sequence[Axis]) -> Callable[[Facts], Constants | None]:
+    """The transfer of an output whose slice i is put together from slice i of each of these axes."""
+
+    def transfer(facts: Facts) -> Constants | None:
+        agreed = facts.constants(axes[0])
+        for axis in axes[1:]:
+            known = facts.constants(axis)
+            agreed = None if agreed is None or known is None else np.where(agreed == known, agreed, np.nan)
+        return agreed
+
+    return transfer

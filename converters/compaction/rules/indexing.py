@@ -13,6 +13,7 @@ from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Concatenate, Relation, Same, Select, Take, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import (
+    agreed_constants,
     axis_of,
     constant_ints,
     int_attribute,
@@ -45,19 +46,9 @@ def relate_concat(node: ir.Node) -> list[Relation] | Refusal:
         target = axis_of(output, dim)
         members = [axis_of(value, dim) for value in inputs]
         if dim != joined and target is not None and all(m is not None and m.size == target.size for m in members):
-            sources = [m for m in members if m is not None]
-            relations.append(Tie(node, sources, [target], partial(_equal_constants, sources)))
+            parts = [m for m in members if m is not None]
+            relations.append(Tie(node, parts, [target], agreed_constants(parts)))
     return relations
-
-
-def _equal_constants(sources: Sequence[Axis], facts: Facts) -> Constants | None:
-    """A slice through all parts is one constant where every part has the same."""
-    known = [facts.constants(axis) for axis in sources]
-    first = known[0]
-    if first is None or any(vector is None for vector in known):
-        return None
-    same = np.logical_and.reduce([vector == first for vector in known])
-    return np.where(same, first, np.nan)
 
 
 @rule("Split")
