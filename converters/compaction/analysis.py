@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from converters.compaction.axes import Facts, Liveness, axes_of
-from converters.compaction.registry import RULES, Refusal, operator_key
+from converters.compaction.map_folding import permit_maps
+from converters.compaction.maps import Maps
+from converters.compaction.registry import FUNCTIONS, RULES, Refusal, operator_key
 from converters.compaction.relations import Pin, Relation
 from converters.compaction.severing import ConstantOutput, Severed, find_constant_outputs, find_severed
 
@@ -19,6 +21,7 @@ class Analysis:
 
     relations: tuple[Relation, ...]
     facts: Facts
+    maps: Maps
     live: Liveness
     without_rule: tuple[str, ...]
     of_node: dict[ir.Node, tuple[Relation, ...]] = field(repr=False)
@@ -29,6 +32,7 @@ class Analysis:
 def analyse(graph: ir.Graph) -> Analysis:
     """State the relations of every node, propagate constants forward and need backward."""
     facts = Facts()
+    maps = Maps(facts, FUNCTIONS)
     live = Liveness()
     relations: list[Relation] = []
     of_node: dict[ir.Node, tuple[Relation, ...]] = {}
@@ -42,6 +46,7 @@ def analyse(graph: ir.Graph) -> Analysis:
         stated = relate(node)
         for relation in stated:
             relation.forward(facts)
+        maps.forward(node)
         of_node[node] = tuple(stated)
         relations += stated
     constant_outputs = find_constant_outputs(graph, facts)
@@ -50,15 +55,23 @@ def analyse(graph: ir.Graph) -> Analysis:
         if value not in written:
             relations += [Pin(None, axis, "it is an output of the model") for axis in axes_of(value)]
 
-    severed = [item for item in find_severed(list(of_node), facts) if _is_tied(of_node[item.node])]
+    severed = [item for item in find_severed(list(of_node), facts, maps) if _is_tied(of_node[item.node])]
     for item in severed:
         axes = frozenset(axes_of(item.node.inputs[item.slot]))
         for relation in of_node[item.node]:
             relation.severed |= axes
+    permit_maps(relations, maps, facts)
     for relation in reversed(relations):
         relation.require(live, facts)
     return Analysis(
-        tuple(relations), facts, live, tuple(sorted(without_rule)), of_node, tuple(severed), tuple(constant_outputs)
+        tuple(relations),
+        facts,
+        maps,
+        live,
+        tuple(sorted(without_rule)),
+        of_node,
+        tuple(severed),
+        tuple(constant_outputs),
     )
 
 

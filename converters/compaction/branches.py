@@ -44,6 +44,14 @@ def _replace_operand(edit: Edit, severed: Severed) -> None:
     for axis in axes_of(output):
         if axis.dim >= shift and severed.array.shape[axis.dim - shift] == axis.size:
             masks[axis.dim - shift] = edit.removed(axis)
+    if severed.array.ndim > 2 and max(severed.array.shape[2:]) > 1:
+        array = severed.array
+        for dim, mask in enumerate(masks):
+            if mask is not None:
+                array = np.compress(~mask, array, axis=dim)
+        name = output.name or node.op_type
+        node.replace_input_with(slot, edit.add_map(name, array.astype(value.dtype.numpy()), node))
+        return
     edit.set_input(node, slot, severed.array.astype(value.dtype.numpy()), masks)
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from converters.compaction.relations import Relation
 
@@ -33,6 +35,8 @@ _F = TypeVar("_F", bound=FixupFunction)
 
 RULES: dict[str, RuleFunction] = {}
 FIXUPS: dict[str, FixupFunction] = {}
+# elementwise operators as functions of float64 arrays, given the node; continuous ones only
+FUNCTIONS: dict[str, Callable[[ir.Node], Callable[..., NDArray[np.float64]]]] = {}
 
 
 def operator_key(node: ir.Node) -> str:

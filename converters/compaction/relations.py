@@ -441,6 +441,8 @@ class Contract(Relation):
         self._reads = reads
         self.read: Mask = np.ones(data.size, bool)
         self.permitted: Mask = np.zeros(data.size, bool)
+        # input-independent indices whose contribution is added as a map behind the node
+        self.mapped: Mask | None = None
 
     @property
     def reason(self) -> str:
@@ -458,6 +460,8 @@ class Contract(Relation):
             self.permitted |= facts.is_known(self.data)
         if self.folds_twins and (twins := facts.twins(self.data)) is not None:
             self.permitted |= twins.known
+        if self.mapped is not None:
+            self.permitted |= self.mapped
 
     def shrink(self, permission: Permission) -> None:
         permission.withhold(self.taken, ~self.permitted)
@@ -474,11 +478,19 @@ class Contract(Relation):
     def constants_to_fold(self, facts: Facts, permission: Permission) -> NDArray[np.int64]:
         """Indices that are about to go although they add something: constant, not zero, and read."""
         added = facts.is_known(self.data) & ~facts.is_zero(self.data)
-        return np.flatnonzero(permission.removable(self.taken) & self.read & added)
+        going = permission.removable(self.taken) & self.read & added
+        return np.flatnonzero(going if self.mapped is None else going & ~self.mapped)
 
     def twins_to_fold(self, facts: Facts, permission: Permission) -> NDArray[np.int64]:
         """Indices that are about to go although they are read and vary: a twin must take over their weights."""
-        return np.flatnonzero(permission.removable(self.taken) & self.read & ~facts.is_known(self.data))
+        going = permission.removable(self.taken) & self.read & ~facts.is_known(self.data)
+        return np.flatnonzero(going if self.mapped is None else going & ~self.mapped)
+
+    def maps_to_fold(self, permission: Permission) -> NDArray[np.int64]:
+        """Indices that are about to go and whose contribution is a map."""
+        if self.mapped is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(permission.removable(self.taken) & self.read & self.mapped)
 
 
 class Grouped(Relation):

@@ -116,6 +116,31 @@ class Edit:
                     self._masks[Axis(value, dim)] = mask
         return value
 
+    def add_map(self, base: str, array: NDArray[np.generic], reader: ir.Node) -> ir.Value:
+        """A final constant [1, C, *space] in front of `reader`, stored without its repeated rows and columns.
+
+        Gathers of constants write the repetition back; runtimes evaluate them once, when they load the model.
+        """
+        gathers: list[tuple[int, NDArray[np.int64]]] = []
+        stored = array
+        for dim in range(2, array.ndim):
+            slices = np.moveaxis(stored, dim, 0).reshape(stored.shape[dim], -1)
+            _, first, index = np.unique(slices, axis=0, return_index=True, return_inverse=True)
+            if first.size < stored.shape[dim] // 2:
+                stored = np.take(stored, first, axis=dim)
+                gathers.append((dim, index.reshape(-1).astype(np.int64)))
+        value = self.add_initializer(base, np.ascontiguousarray(stored))
+        for dim, index in reversed(gathers):
+            where = self.add_initializer(base, index)
+            gather = ir.node("Gather", [value, where], {"axis": dim}, name=f"{where.name}_repeat")
+            result = gather.outputs[0]
+            result.name, result.type = f"{where.name}_repeated", value.type
+            assert value.shape is not None
+            result.shape = ir.Shape([index.size if d == dim else size for d, size in enumerate(value.shape)])
+            self.graph.insert_before(reader, gather)
+            value = result
+        return value
+
     def set_input(
         self, node: ir.Node, slot: int, array: NDArray[np.generic], masks: Sequence[Mask | None] | None = None
     ) -> None:

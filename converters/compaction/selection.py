@@ -133,12 +133,9 @@ def _candidate(
 
 
 def _outputs(node: ir.Node, weight: NDArray[np.generic]) -> int:
-    if node.op_type == "Conv":
-        return weight.shape[0]
-    if node.op_type == "Gemm":
-        transposed = node.attributes.get("transB")
-        return weight.shape[0 if transposed is not None and transposed.as_int() else 1]
-    return weight.shape[-1]
+    transposed = node.attributes.get("transB")
+    rows_first = node.op_type == "Conv" or (transposed is not None and transposed.as_int() == 1)
+    return int(weight.shape[0 if rows_first else -1])
 
 
 def _pointwise_source(analysis: Analysis, axis: Axis) -> tuple[Relation, Axis] | None:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Facts, axes_of, is_constant
+from converters.compaction.maps import Maps
 
 # operator: the operands that may become broadcastable initializers as long as the others keep the shape
 _OPERANDS: dict[str, tuple[int, ...] | None] = {
@@ -35,7 +36,8 @@ class Severed:
     """Operand `slot` of `node` becomes an initializer.
 
     Attributes:
-        array: its numbers at full width, broadcastable to the output; shape [], or 1 where it repeats.
+        array: its numbers at full width, broadcastable to the output; shape [], or 1 where it repeats, or
+            [1, C, *space] for a map.
         neutral: whether the operand adds zero, so that the node is its other operand.
     """
 
@@ -59,7 +61,7 @@ class ConstantOutput:
     dims: tuple[int | tuple[ir.Value, int], ...]
 
 
-def find_severed(nodes: Sequence[ir.Node], facts: Facts) -> list[Severed]:
+def find_severed(nodes: Sequence[ir.Node], facts: Facts, maps: Maps) -> list[Severed]:
     """All operands that can be replaced, in graph order."""
     found: list[Severed] = []
     for node in nodes:
@@ -76,7 +78,9 @@ def find_severed(nodes: Sequence[ir.Node], facts: Facts) -> list[Severed]:
             if value in others or not _cover([v for v in others if v is not None], node.outputs[0]):
                 continue
             array = constant_array(facts, value)
-            if array is None:
+            if array is None and maps.varying(value) is not None and maps.fixed(value).all():
+                array = maps.evaluate(value)[None]
+            if array is None or not np.isfinite(array).all():
                 continue
             gone.add(slot)
             adds = node.op_type in ("Add", "Sum") or (node.op_type == "Sub" and slot == 1)

@@ -9,7 +9,6 @@ import re
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 # names that onnx's inference invents for sizes that it does not know
 _INVENTED = re.compile(r"unk__\d+")
@@ -20,12 +19,12 @@ def infer_missing_shapes(model: ir.Model) -> None:
     if not _open_values(model.graph):
         return
     known_names = _symbols(model.graph)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    if any(value.shape is None for value in _open_values(model.graph)):
-        _infer_symbolically(model)
-    for node in model.graph:
-        for value in node.outputs:
-            _forget_invented(value, known_names)
+    for infer in (_infer_with_onnx, _infer_symbolically):
+        inferred = infer(_without_initializers(model))
+        if inferred is not None:
+            _merge(model.graph, inferred, known_names)
+        if not any(value.shape is None for value in _open_values(model.graph)):
+            return
 
 
 def _open_values(graph: ir.Graph) -> list[ir.Value]:
@@ -37,47 +36,45 @@ def _symbols(graph: ir.Graph) -> set[str]:
     return {dim.value for v in values for dim in v.shape or () if isinstance(dim, ir.SymbolicDim) and dim.value}
 
 
-def _forget_invented(value: ir.Value, known: set[str]) -> None:
-    # two invented names may stand for the same size, so they would only hide what later passes can prove
-    if value.shape is None:
-        return
-    dims = [
-        ir.SymbolicDim(None)
-        if isinstance(dim, ir.SymbolicDim) and dim.value and dim.value not in known and _INVENTED.fullmatch(dim.value)
-        else dim
-        for dim in value.shape
-    ]
-    value.shape = ir.Shape(dims)
+def _infer_with_onnx(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    try:
+        return onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    except Exception:
+        # it stops at types that an operator does not list; what has no shape is then kept whole
+        return None
 
 
-def _infer_symbolically(model: ir.Model) -> None:
+def _infer_symbolically(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     # sympy and onnxruntime's tools are slow to import and seldom needed
     try:
         from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-    except ImportError:
-        return
-    proto = _without_initializers(model)
-    try:
-        inferred = SymbolicShapeInference.infer_shapes(proto, auto_merge=True, int_max=2**31 - 1)
+
+        return SymbolicShapeInference.infer_shapes(proto, auto_merge=True, int_max=2**31 - 1)  # type: ignore[no-any-return]
     except Exception:
-        # the tool stops at operators that it does not know; what has no shape is then kept whole
-        return
-    if inferred is None:
-        return
-    found = {info.name: info for info in inferred.graph.value_info}
-    for value in _open_values(model.graph):
+        # not installed, or it stops at operators that it does not know; what has no shape is then kept whole
+        return None
+
+
+def _merge(graph: ir.Graph, inferred: onnx.ModelProto, known: set[str]) -> None:
+    found = {info.name: info.type for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    for value in _open_values(graph):
         info = found.get(str(value.name))
-        if info is None or not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
+        if info is None or not info.HasField("tensor_type"):
             continue
-        if value.dtype is None and info.type.tensor_type.elem_type:
-            value.type = ir.TensorType(ir.DataType(info.type.tensor_type.elem_type))
-        if value.shape is None:
-            value.shape = ir.Shape(
-                [
-                    dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
-                    for dim in info.type.tensor_type.shape.dim
-                ]
-            )
+        if value.type is None and info.tensor_type.elem_type:
+            value.type = ir.TensorType(ir.DataType(info.tensor_type.elem_type))
+        if value.shape is None and info.tensor_type.HasField("shape"):
+            value.shape = ir.Shape([_dim(dim, known) for dim in info.tensor_type.shape.dim])
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension, known: set[str]) -> int | ir.SymbolicDim:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    name = dim.dim_param or None
+    # two invented names may stand for the same size, so they would only hide what later passes can prove
+    if name is not None and name not in known and _INVENTED.fullmatch(name):
+        name = None
+    return ir.SymbolicDim(name)
 
 
 def _without_initializers(model: ir.Model) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, array_of, as_float64, static_size
+from converters.compaction.maps import convolve
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Contract, Fold, Grouped, Pin, Relation, Tie
 from converters.compaction.rewrite import Edit
@@ -46,12 +47,10 @@ def relate_convolution(node: ir.Node) -> list[Relation] | Refusal:
     transposed = node.op_type == "ConvTranspose"
     in_size = array.shape[0] if transposed else array.shape[1] * groups
     out_size = array.shape[1] * groups if transposed else array.shape[0]
-    if static_size(x, 1) != in_size or static_size(output, 1) != out_size:
+    if static_size(x, 1) not in (in_size, None if groups == 1 else in_size) or static_size(output, 1) != out_size:
         return Refusal("the channel count of this convolution is not known")
     if groups == 1:
         return _relate_dense(node, x, weight, bias, output, array, transposed)
-    if transposed:
-        return Refusal("grouped transposed convolutions are kept whole")
     return _relate_grouped(node, x, weight, bias, output, array, groups)
 
 
@@ -97,14 +96,17 @@ def _relate_grouped(
     array: NDArray[np.generic],
     groups: int,
 ) -> list[Relation]:
-    # array: [groups * outs, ins, *kernel]
-    ins, outs = array.shape[1], array.shape[0] // groups
+    blocks = weight_blocks(node, array, groups)
+    outs, ins = blocks.shape[1:3]
     border = _meets_border(node)
-    blocks = array.reshape(groups, outs, *array.shape[1:])
+    transposed = node.op_type == "ConvTranspose"
 
     def output_constants(facts: Facts) -> Constants:
         inputs = constants_of(facts, x, 1, groups * ins).reshape(groups, ins)
-        zero_rows = (constants_of(facts, weight, 0, groups * outs) == 0).reshape(groups, outs)
+        if transposed:
+            zero_rows = (blocks == 0).all(axis=tuple(range(2, blocks.ndim)))
+        else:
+            zero_rows = (constants_of(facts, weight, 0, groups * outs) == 0).reshape(groups, outs)
         sums = np.where(zero_rows, 0.0, np.nan)
         for group in np.flatnonzero(~np.isnan(inputs).all(axis=1)):
             sums[group] = row_constants(
@@ -122,15 +124,21 @@ def _relate_grouped(
     in_axis, out_axis = axis_of(x, 1), axis_of(output, 1)
     assert in_axis is not None  # groups > 1 means more than one channel on both sides
     assert out_axis is not None
-    rows = [*axes_at([weight], 0), *axes_at([bias], 0)]
-    relations: list[Relation] = [
+    # the fixup cuts the weight group by group, the generic slicing must not
+    by_group = axes_at([weight], 1) if not transposed else [*axes_at([weight], 0), *axes_at([weight], 1)]
+    rows = [*(axes_at([weight], 0) if not transposed else []), *axes_at([bias], 0)]
+    return [
         Tie(node, rows, [out_axis], output_constants),
         Grouped(node, in_axis, out_axis, groups, constants_fold=not border, reads=reads),
+        *(Pin(node, axis, "the weight of a grouped convolution is cut group by group") for axis in by_group),
     ]
-    if (inner := axis_of(weight, 1)) is not None:
-        # the fixup cuts it group by group, the generic slicing must not
-        relations.append(Pin(node, inner, "the weight of a grouped convolution is cut group by group"))
-    return relations
+
+
+def weight_blocks(node: ir.Node, array: NDArray[np.generic], groups: int) -> NDArray[np.generic]:
+    """The weight of a grouped convolution as [groups, outputs per group, inputs per group, *kernel]."""
+    if node.op_type == "ConvTranspose":  # stored as [groups * inputs, outputs, *kernel]
+        return np.swapaxes(array.reshape(groups, -1, *array.shape[1:]), 1, 2)
+    return array.reshape(groups, -1, *array.shape[1:])
 
 
 @fixup("Conv", "ConvTranspose")
@@ -138,6 +146,7 @@ def fix_convolution(edit: Edit, node: ir.Node) -> None:
     """Fold removed constants into the bias or a representative; rebuild grouped weights."""
     for relation in edit.relations(node):
         if isinstance(relation, Contract):
+            _fold_maps(edit, node, relation)
             _fold(edit, node, relation)
         elif isinstance(relation, Grouped):
             _rebuild_grouped(edit, node, relation)
@@ -170,6 +179,22 @@ def _fold(edit: Edit, node: ir.Node, relation: Contract) -> None:
     edit.set_input(node, 1, array.astype(original.dtype), masks)
 
 
+def _fold_maps(edit: Edit, node: ir.Node, relation: Contract) -> None:
+    """Add what removed input-independent channels contributed, as a map behind the convolution."""
+    index = relation.maps_to_fold(edit.permission)
+    if index.size == 0:
+        return
+    original, x = array_of(node.inputs[1]), relation.data.value
+    assert original is not None
+    added = convolve(node, edit.analysis.maps.evaluate(x)[index], as_float64(original[:, index]))  # [O, *space]
+    out_axis = axis_of(node.outputs[0], 1)
+    if out_axis is not None:
+        added = added[edit.kept(out_axis)]
+    name = node.outputs[0].name or "map"
+    value = edit.add_map(name, added[None].astype(original.dtype), node)
+    edit.insert_after(node, "Add", [value])
+
+
 def _add_to_bias(edit: Edit, node: ir.Node, slot: int, total: NDArray[np.float64], out_axis: Axis) -> None:
     # total: [O], at full size; the mask of the output axis slices it with everything else
     old = array_of(node.inputs[slot]) if slot < len(node.inputs) else None
@@ -188,9 +213,9 @@ def _rebuild_grouped(edit: Edit, node: ir.Node, relation: Grouped) -> None:
         return
     original = array_of(node.inputs[1])
     assert original is not None
-    blocks = original.reshape(groups, -1, *original.shape[1:])
+    blocks = weight_blocks(node, original, groups)
     known = edit.facts.constants(relation.data)
-    total = np.zeros(original.shape[0])
+    total = np.zeros(relation.output.size)
     rows = []
     alive = np.flatnonzero(~out_goes.all(axis=1))
     for group in alive:
@@ -204,5 +229,7 @@ def _rebuild_grouped(edit: Edit, node: ir.Node, relation: Grouped) -> None:
             total.reshape(groups, -1)[group] = sums @ constants
     if total.any():
         _add_to_bias(edit, node, 2, total, relation.output)
-    edit.set_input(node, 1, np.concatenate(rows))
+    if node.op_type == "ConvTranspose":
+        rows = [np.swapaxes(row, 0, 1) for row in rows]
+    edit.set_input(node, 1, np.ascontiguousarray(np.concatenate(rows)))
     node.attributes["group"] = ir.AttrInt64("group", int(alive.size))

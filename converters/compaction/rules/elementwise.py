@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, axes_of, rank
-from converters.compaction.registry import Refusal, rule
+from converters.compaction.registry import FUNCTIONS, Refusal, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rules.common import float_attribute, operand, string_attribute
 
@@ -186,6 +186,8 @@ CONTINUOUS: dict[str, Callable[[ir.Node], Function]] = {
     "Tanh": _always(np.tanh),
     "Where": _always(_where),
 }
+# casts may be step functions, which the node's types decide
+FUNCTIONS.update({name: make for name, make in CONTINUOUS.items() if not name.startswith("Cast")})
 # elementwise, but their constants are not propagated
 OPAQUE = (
     *("Acos", "Acosh", "And", "Asin", "Asinh", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),

@@ -80,7 +80,7 @@ def relate_matmul(node: ir.Node) -> list[Relation] | Refusal:
     if rank_a is None or rank_b is None or rank(output) is None:
         return Refusal("a MatMul whose operands have unknown rank")
     if rank_a < 2 or rank_b < 2:
-        return Refusal("a MatMul with a vector operand is kept whole")
+        return _relate_vector_product(node, a, b, output, rank_a, rank_b)
     relations = _relate_product(node, a, b, output, rank_a - 2, rank_a - 1, rank_b - 2, rank_b - 1, 1.0, gemm=False)
     if isinstance(relations, Refusal):
         return relations
@@ -99,6 +99,30 @@ def relate_matmul(node: ir.Node) -> list[Relation] | Refusal:
             return Refusal("a MatMul whose batch dimensions do not agree")
         relations.append(Tie(node, members, [out_axis], _zero_if_any_is_zero(members)))
     return relations
+
+
+def _relate_vector_product(
+    node: ir.Node, a: ir.Value, b: ir.Value, output: ir.Value, rank_a: int, rank_b: int
+) -> list[Relation] | Refusal:
+    """[*batch, M, K] x [K] -> [*batch, M], [K] x [*batch, K, N] -> [*batch, N], [K] x [K] -> []."""
+    inner_b = max(rank_b - 2, 0)
+    data, weight = axis_of(a, rank_a - 1), axis_of(b, inner_b)
+    if data is None or weight is None or data.size != weight.size:
+        return Refusal("a MatMul with a vector whose length is not known")
+    if array_of(a) is not None:
+        data, weight = weight, data
+    matrix, gone = (a, rank_a - 1) if rank_a > 1 else (b, inner_b)
+    relations: list[Relation] = []
+    for dim in range(max(rank_a, rank_b) if max(rank_a, rank_b) > 1 else 0):
+        source, target = axis_of(matrix, dim), axis_of(output, dim if dim < gone else dim - 1)
+        if dim != gone and source is not None and target is not None:
+            relations.append(Tie(node, [source], [target], _zero_if_any_is_zero([source])))
+
+    def reads(live: Liveness, facts: Facts) -> Mask:
+        vector = array_of(weight.value)
+        return np.ones(data.size, bool) if vector is None or vector.ndim > 1 else vector != 0
+
+    return [*relations, Contract(node, data, weight, fold="zero", reads=reads)]
 
 
 def _zero_if_any_is_zero(members: list[Axis]) -> Callable[[Facts], Constants]:

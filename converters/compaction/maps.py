@@ -1,0 +1,240 @@
+"""Which channels are the same for every input although they vary over space, and what do they hold?
+
+A channel that is constant before a padded convolution is not constant behind it: its border sees zeros. Where
+height and width are static it is still one fixed map, and so is everything computed from it channel by
+channel. Such a map can be evaluated once and added behind the convolution that reads it.
+
+Independence is propagated forwards as one flag per channel; numbers are computed, in float64, only for the
+maps that somebody folds. Constants (`Facts`) are the special case of maps that do not vary.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from converters.compaction.axes import Axis, Facts, Mask, array_of, as_float64, is_constant, rank, static_size
+
+Map = NDArray[np.float64]
+_CHANNEL = 1
+
+
+class Maps:
+    """Input-independent channels of values [N, C, *space] with static C and space.
+
+    Args:
+        functions: elementwise operators by name, as functions of float64 arrays, given the node.
+    """
+
+    def __init__(self, facts: Facts, functions: dict[str, Callable[[ir.Node], Callable[..., Map]]]) -> None:
+        self._facts = facts
+        self._functions = functions
+        self._varying: dict[ir.Value, Mask] = {}
+        self._evaluated: dict[ir.Value, Map] = {}
+
+    def varying(self, value: ir.Value | None) -> Mask | None:
+        """Channels that are fixed but not constant, shape [C]; None when there are none."""
+        return None if value is None else self._varying.get(value)
+
+    def fixed(self, value: ir.Value) -> Mask:
+        """Channels that are the same for every input, shape [C]."""
+        axis = Axis(value, _CHANNEL)
+        known = self._facts.constants(axis)
+        mask: Mask = np.zeros(axis.size, bool) if known is None else np.isfinite(known)
+        varying = self._varying.get(value)
+        return mask if varying is None else mask | varying
+
+    def forward(self, node: ir.Node) -> None:
+        """Find out which channels of the node's output are fixed; runs after the node's constants are known."""
+        if node.domain not in ("", "ai.onnx") or not node.inputs or not node.outputs:
+            return
+        output = node.outputs[0]
+        if not _is_spatial(output) or not any(_is_spatial(v) and self.fixed(v).any() for v in node.inputs if v):
+            return
+        fixed: Mask | None = None
+        if node.op_type == "Conv":
+            fixed = self._conv_fixed(node)
+        elif node.op_type == "BatchNormalization":
+            parameters = all(is_constant(value) for value in node.inputs[1:])
+            fixed = self.fixed(node.inputs[0]) if parameters and node.inputs[0] is not None else None
+        elif node.op_type in self._functions:
+            fixed = self._elementwise_fixed(node)
+        if fixed is None:
+            return
+        constant = self._facts.is_known(Axis(output, _CHANNEL))
+        if (fixed & ~constant).any():
+            self._varying[output] = fixed & ~constant
+
+    def _conv_fixed(self, node: ir.Node) -> Mask | None:
+        x, weight = node.inputs[0], array_of(node.inputs[1])
+        if x is None or weight is None or not _has_plain_padding(node) or not _is_spatial(x):
+            return None
+        if len(node.inputs) > 2 and node.inputs[2] is not None and not is_constant(node.inputs[2]):
+            return None
+        groups = _groups(node)
+        unknown = ~self.fixed(x).reshape(groups, -1)
+        rows = weight.reshape(groups, -1, *weight.shape[1:])
+        fixed = np.ones(rows.shape[:2], bool)
+        for group in np.flatnonzero(unknown.any(axis=1)):
+            # most rows read an unknown channel, which the first few show
+            for channels in (np.flatnonzero(unknown[group])[:4], np.flatnonzero(unknown[group])[4:]):
+                left = np.flatnonzero(fixed[group])
+                if left.size and channels.size:
+                    part = rows[group][left][:, channels] != 0
+                    fixed[group, left] = ~part.any(axis=tuple(range(1, part.ndim)))
+        return fixed.ravel()
+
+    def _elementwise_fixed(self, node: ir.Node) -> Mask | None:
+        output = node.outputs[0]
+        size = Axis(output, _CHANNEL).size
+        fixed = np.ones(size, bool)
+        for value in node.inputs:
+            if value is None:
+                continue
+            if is_constant(value):
+                if not _broadcasts_over_batch(value, output):
+                    return None
+            elif _is_spatial(value) and rank(value) == rank(output) and static_size(value, _CHANNEL) == size:
+                fixed &= self.fixed(value)
+            else:
+                return None
+        return fixed
+
+    def evaluate(self, value: ir.Value) -> Map:
+        """Fixed channels of the value, shape [C, *space] or broadcastable to it; zero where a channel is not fixed."""
+        pending = [value]
+        while pending:  # depth first without recursion, as graphs may be deep
+            current = pending[-1]
+            missing = [v for v in self._sources(current) if v not in self._evaluated]
+            if missing:
+                pending += missing
+            else:
+                if current not in self._evaluated:
+                    self._evaluated[current] = self._compute(current)
+                pending.pop()
+        return self._evaluated[value]
+
+    def _sources(self, value: ir.Value) -> list[ir.Value]:
+        node = value.producer()
+        if value not in self._varying or node is None:
+            return []
+        inputs = node.inputs[:1] if node.op_type in ("Conv", "BatchNormalization") else node.inputs
+        return [v for v in inputs if v is not None and not is_constant(v)]
+
+    def _compute(self, value: ir.Value) -> Map:
+        assert value.shape is not None
+        fixed, space = self.fixed(value), [int(d) for d in list(value.shape)[2:] if isinstance(d, int)]
+        constants = self._facts.constants(Axis(value, _CHANNEL))
+        result = np.zeros((fixed.size, *space))
+        if constants is not None:
+            known = np.isfinite(constants)
+            result[known] = constants[known].reshape(-1, *[1] * len(space))
+        varying = self._varying.get(value)
+        if varying is None:
+            return result
+        node = value.producer()
+        assert node is not None
+        if node.op_type == "Conv":
+            computed = self._convolve(node)
+        elif node.op_type == "BatchNormalization":
+            computed = self._normalise(node)
+        else:
+            computed = self._apply(node, len(space))
+        result[varying] = np.broadcast_to(computed, result.shape)[varying]
+        return result
+
+    def _convolve(self, node: ir.Node) -> Map:
+        x, weight = node.inputs[0], array_of(node.inputs[1])
+        assert x is not None
+        assert weight is not None
+        y = convolve(node, self.evaluate(x), as_float64(weight))
+        bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        return y if bias is None else y + as_float64(bias).reshape(-1, *[1] * (y.ndim - 1))
+
+    def _normalise(self, node: ir.Node) -> Map:
+        x = node.inputs[0]
+        assert x is not None
+        data = self.evaluate(x)
+        arrays = [array_of(value) for value in node.inputs[1:5]]
+        scale, bias, mean, variance = (
+            as_float64(a).reshape(-1, *[1] * (data.ndim - 1)) for a in arrays if a is not None
+        )
+        epsilon = node.attributes.get("epsilon")
+        return (data - mean) / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float())) * scale + bias
+
+    def _apply(self, node: ir.Node, space: int) -> Map:
+        operands = []
+        for value in node.inputs:
+            if value is None:
+                continue
+            array = array_of(value)
+            if array is None:
+                operands.append(self.evaluate(value))
+            else:
+                # [1, C, *space] or shorter: the batch dimension goes
+                numbers = as_float64(array)
+                operands.append(numbers.reshape(numbers.shape[1:]) if numbers.ndim == space + 2 else numbers)
+        with np.errstate(all="ignore"):
+            return np.asarray(self._functions[node.op_type](node)(*operands), np.float64)
+
+
+def convolve(node: ir.Node, x: Map, weight: Map) -> Map:
+    """Convolution of one example, x: [C, *space], weight: [O, C / groups, *kernel] -> [O, *space'], without bias."""
+    space, groups = x.ndim - 1, _groups(node)
+    kernel = weight.shape[2:]
+    strides = _ints(node, "strides") or [1] * space
+    dilations = _ints(node, "dilations") or [1] * space
+    pads = _ints(node, "pads") if _auto_pad(node) != "VALID" else None
+    pads = pads or [0] * (2 * space)
+    padded = np.pad(x, [(0, 0), *((pads[d], pads[d + space]) for d in range(space))])
+    reach = [(kernel[d] - 1) * dilations[d] for d in range(space)]
+    sizes = [(padded.shape[1 + d] - reach[d] - 1) // strides[d] + 1 for d in range(space)]
+    blocks = weight.reshape(groups, -1, *weight.shape[1:])
+    out = np.zeros((groups, blocks.shape[1], *sizes))
+    for tap in itertools.product(*(range(k) for k in kernel)):
+        window = tuple(
+            slice(tap[d] * dilations[d], tap[d] * dilations[d] + (sizes[d] - 1) * strides[d] + 1, strides[d])
+            for d in range(space)
+        )
+        seen = padded[(slice(None), *window)].reshape(groups, -1, math.prod(sizes))
+        weights = blocks.reshape(*blocks.shape[:3], -1)[..., np.ravel_multi_index(tap, kernel)]
+        out += (weights @ seen).reshape(out.shape)
+    return out.reshape(-1, *sizes)
+
+
+def _is_spatial(value: ir.Value | None) -> bool:
+    """[N, C, *space] with static C > 1 and static space."""
+    if value is None or value.shape is None or len(value.shape) < 3:
+        return False
+    dims = list(value.shape)[1:]
+    return all(isinstance(dim, int) for dim in dims) and dims[0] != 1
+
+
+def _broadcasts_over_batch(constant: ir.Value, output: ir.Value) -> bool:
+    """Whether the constant is the same for every example of the batch."""
+    size, out_rank = rank(constant), rank(output)
+    return size is not None and out_rank is not None and (size < out_rank or static_size(constant, 0) == 1)
+
+
+def _has_plain_padding(node: ir.Node) -> bool:
+    return _auto_pad(node) in ("NOTSET", "VALID")
+
+
+def _auto_pad(node: ir.Node) -> str:
+    attribute = node.attributes.get("auto_pad")
+    return "NOTSET" if attribute is None else attribute.as_string()
+
+
+def _groups(node: ir.Node) -> int:
+    attribute = node.attributes.get("group")
+    return 1 if attribute is None else attribute.as_int()
+
+
+def _ints(node: ir.Node, name: str) -> list[int] | None:
+    attribute = node.attributes.get(name)
+    return None if attribute is None else list(attribute.as_ints())
