@@ -17,6 +17,7 @@ from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
 from converters.compaction.fold import fold_scales
+from converters.compaction.names import make_names_unique
 from converters.compaction.normalise import merge_equal_clones, normalise
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
@@ -61,4 +62,5 @@ def compact(model: ir.Model) -> Compaction:
     for value, (shape, type_) in zip(graph.outputs, declared, strict=True):
         # the interface stays as it was declared, also where more has been inferred
         value.shape, value.type = shape, type_
+    make_names_unique(model)
     return Compaction(model, plan)

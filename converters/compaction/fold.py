@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Constants, array_of, as_float64, is_constant, rank
+from converters.compaction.names import register_initializer
 from converters.compaction.rules.common import int_attribute, operand
 
 # f(s * x) = s * f(x) for every s > 0, channel by channel
@@ -169,5 +170,5 @@ def _set(graph: ir.Graph, node: ir.Node, slot: int, array: NDArray[np.generic]) 
         name += "_again"
     tensor = ir.Tensor(np.ascontiguousarray(array), name=name, dtype=old.dtype)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=old.type, const_value=tensor)
-    graph.register_initializer(value)
+    register_initializer(graph, value)
     node.replace_input_with(slot, value)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
+from converters.compaction.names import register_initializer
 from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
@@ -27,6 +28,13 @@ _NOT_FOLDED = frozenset(
         *("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"),
     }
 )
+# Operators whose outputs are sequences or optional values, not tensors.
+_SEQUENCE_MAKERS = frozenset(
+    {
+        *("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"),
+        "Optional",
+    }
+)
 # An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).
 _LARGEST_GROWTH_BYTES = 1 << 20
 
@@ -35,7 +43,7 @@ def normalise(model: ir.Model) -> None:
     """Apply all normalisations in place."""
     if model.functions:
         passes.InlinePass()(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)  # 16 by default
     graph = model.graph
     if any(output.shape is None or output.dtype is None for node in graph for output in node.outputs):
         _infer_shapes(model)
@@ -51,6 +59,13 @@ def normalise(model: ir.Model) -> None:
 
 def _infer_shapes(model: ir.Model) -> None:
     passes.ShapeInferencePass()(model)
+    # The pass writes the element's type over the type of a sequence, which would make the model invalid.
+    sequences: set[ir.Value] = set()
+    for node in model.graph:
+        if node.op_type in _SEQUENCE_MAKERS or (node.op_type == "Identity" and node.inputs[0] in sequences):
+            for output in node.outputs:
+                sequences.add(output)
+                output.shape, output.type = None, None
 
 
 def fold_constants(graph: ir.Graph) -> None:
@@ -140,7 +155,7 @@ def _replace_by_constant(graph: ir.Graph, output: ir.Value, array: NDArray[np.ge
     name = f"{output.name}_constant"
     constant = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     tensor.name = name
-    graph.register_initializer(constant)
+    register_initializer(graph, constant)
     output.replace_all_uses_with(constant)
     return constant
 
@@ -157,7 +172,7 @@ def clone_initializers_per_use(graph: ir.Graph) -> None:
                 name=f"{value.name}_use{number}", shape=value.shape, type=value.type, const_value=value.const_value
             )
             clone.meta["clone_of"] = value.name
-            graph.register_initializer(clone)
+            register_initializer(graph, clone)
             node.replace_input_with(slot, clone)
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.dimensions import Dim, product, same_dim
+from converters.compaction.names import register_initializer
 
 # outputs shaped like the broadcast of all inputs
 _BROADCAST = frozenset(
@@ -277,5 +278,5 @@ def add_constant(graph: ir.Graph, base: str, array: np.ndarray[tuple[int, ...], 
         name = f"{base}_{number}"
     tensor = ir.Tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
+    register_initializer(graph, value)
     return value

@@ -148,7 +148,7 @@ def output_that_is_the_input(r):
     return model("(float[N,6] x) => (float[N,6] y) { y = Identity(x) }")
 
 
-@case(nothing="nothing depends on the input", constant_output=True)
+@case(equality="nothing depends on the input", constant_output=True)
 def output_that_is_a_constant(r):
     return model("(float[N,6] x) => (float[3] y) { y = Identity(w) }", w=vector(r, 3))
 

@@ -156,8 +156,10 @@ def fix_slice(edit: Edit, node: ir.Node) -> None:
         position = axes.index(relation.source.dim)
         starts[position] = int(kept_before[first]) - int(not edit.removed(relation.source)[first])
         ends[position] = int(kept_before[last])
-    edit.set_input(node, 1, np.array(starts, np.int64))
-    edit.set_input(node, 2, np.array(ends, np.int64))
+    # starts, ends, axes and steps share one integer type, which need not be int64
+    integer = np.int64 if node.inputs[1] is None or node.inputs[1].dtype is None else node.inputs[1].dtype.numpy()
+    edit.set_input(node, 1, np.array(starts, integer))
+    edit.set_input(node, 2, np.array(ends, integer))
 
 
 @rule("Gather")
