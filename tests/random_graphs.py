@@ -91,7 +91,10 @@ def gated(g: Graph, s: Step, v: Value) -> None:
     g.keep(g.emit(f"Mul({v.name}, {z})", v), v.width, v.size)
 
 
-ACTIVATIONS = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Softplus", "HardSwish", "Neg", "Abs", "Exp_", "Clip_", "Silu_", "PRelu_"]
+ACTIVATIONS = (
+    *("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Softplus", "HardSwish"),
+    *("Neg", "Abs", "Exp_", "Clip_", "Silu_", "PRelu_"),
+)
 
 
 def activation(g: Graph, s: Step, v: Value) -> None:
@@ -200,7 +203,8 @@ def new_size(g: Graph) -> int:
 
 def batch_norm(g: Graph, s: Step, v: Value) -> None:
     n = v.width
-    names = [g.give(a.astype(np.float32)) for a in (g.r.uniform(0.5, 1.5, n), g.vector(n), g.vector(n), g.r.uniform(0.5, 2, n))]
+    statistics = (g.r.uniform(0.5, 1.5, n), g.vector(n), g.vector(n), g.r.uniform(0.5, 2, n))
+    names = [g.give(a.astype(np.float32)) for a in statistics]
     g.keep(g.emit(f"BatchNormalization({v.name}, {', '.join(names)})", v), n, v.size)
 
 
@@ -257,7 +261,7 @@ def upsample(g: Graph, s: Step, v: Value) -> None:
         name = g.emit(f"ConvTranspose<strides=[2,2]>({v.name}, {g.give(w)}, {g.give(g.vector(3))})", v)
         g.keep(name, 3, new_size(g))
     else:
-        mode = "mode = \"nearest\", coordinate_transformation_mode = \"asymmetric\", nearest_mode = \"floor\""
+        mode = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
         name = g.emit(f'Resize<{mode}>({v.name}, "", {g.give([1.0, 1.0, 2.0, 2.0])})', v)
         g.keep(name, v.width, new_size(g))
 
@@ -335,10 +339,12 @@ def attention(g: Graph, s: Step, v: Value) -> None:
 
 Operation = Callable[[Graph, Step, Value], None]
 SHARED: dict[str, Operation] = {
-    "gate": gated, "activation": activation, "pair": pair, "offset": offset, "concat": concat, "part": part, "shuffle": shuffle
+    "gate": gated, "activation": activation, "pair": pair, "offset": offset, "concat": concat, "part": part,
+    "shuffle": shuffle
 }  # fmt: skip
 IMAGE: dict[str, Operation] = {
-    "conv": conv, **SHARED, "batch_norm": batch_norm, "pool": pool, "squeeze_excite": squeeze_excite, "image_norm": image_norm,
+    "conv": conv, **SHARED, "batch_norm": batch_norm, "pool": pool, "squeeze_excite": squeeze_excite,
+    "image_norm": image_norm,
     "pad": pad, "upsample": upsample,
 }  # fmt: skip
 SEQUENCE: dict[str, Operation] = {

@@ -19,7 +19,9 @@ PADDED = "conv_gate_norm_relu_padded_conv"
 UNPADDED = "conv_gate_norm_relu_unpadded_conv"
 
 
-def compaction(change: Callable[[onnx.ModelProto], Any], removed: tuple[Any, ...] = ()) -> Callable[[onnx_ir.Model], Any]:
+def compaction(
+    change: Callable[[onnx.ModelProto], Any], removed: tuple[Any, ...] = ()
+) -> Callable[[onnx_ir.Model], Any]:
     """A stand-in for `compact` that applies `change` to the protobuf."""
 
     def compact(model: onnx_ir.Model) -> Any:

@@ -18,6 +18,7 @@ from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
 from converters.compaction.fold import fold_scales
 from converters.compaction.interface import Interface
+from converters.compaction.names import make_names_unique
 from converters.compaction.normalise import merge_equal_clones, normalise
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
@@ -60,4 +61,5 @@ def compact(model: ir.Model) -> Compaction:
     fold_scales(graph)
     remove_dead_nodes(graph)
     interface.restore(graph)
+    make_names_unique(model)
     return Compaction(model, plan)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Constants, array_of, as_float64, is_constant, rank
+from converters.compaction.names import register_initializer
 from converters.compaction.rules.common import int_attribute, operand, string_attribute
 from converters.compaction.rules.einsum import parse_equation
 
@@ -116,7 +117,7 @@ def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
 
 
 def _einsum_labels(node: ir.Node) -> tuple[list[list[str]], list[str]] | None:
-    ranks = [size for value in node.inputs if (size := rank(value)) is not None] if None not in node.inputs else []
+    ranks = [size for value in node.inputs if value is not None and (size := rank(value)) is not None]
     return parse_equation(string_attribute(node, "equation", ""), ranks) if len(ranks) == len(node.inputs) else None
 
 
@@ -192,5 +193,5 @@ def _set(graph: ir.Graph, node: ir.Node, slot: int, array: NDArray[np.generic]) 
         name += "_again"
     tensor = ir.Tensor(np.ascontiguousarray(array), name=name, dtype=old.dtype)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=old.type, const_value=tensor)
-    graph.register_initializer(value)
+    register_initializer(graph, value)
     node.replace_input_with(slot, value)

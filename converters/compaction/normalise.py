@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
+from converters.compaction.names import register_initializer
 from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shape_inference import infer_missing_shapes
@@ -136,7 +137,7 @@ def _replace_by_constant(graph: ir.Graph, output: ir.Value, array: NDArray[np.ge
     name = f"{output.name}_constant"
     constant = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     tensor.name = name
-    graph.register_initializer(constant)
+    register_initializer(graph, constant)
     output.replace_all_uses_with(constant)
     return constant
 
@@ -153,7 +154,7 @@ def clone_initializers_per_use(graph: ir.Graph) -> None:
                 name=f"{value.name}_use{number}", shape=value.shape, type=value.type, const_value=value.const_value
             )
             clone.meta["clone_of"] = value.name
-            graph.register_initializer(clone)
+            register_initializer(graph, clone)
             node.replace_input_with(slot, clone)
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import array_of, as_float64, rank, static_size
+from converters.compaction.names import register_initializer
 from converters.compaction.rules.common import int_attribute
 from converters.compaction.rules.reduction import reduced_dims
 
@@ -144,5 +145,5 @@ def _add_vector(graph: ir.Graph, name: str, array: NDArray[np.generic], dtype: i
         name += "_again"
     tensor = ir.Tensor(np.asarray(array).astype(dtype.numpy()), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype), const_value=tensor)
-    graph.register_initializer(value)
+    register_initializer(graph, value)
     return value

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of
 from converters.compaction.branches import cut_branches, insert_selections
+from converters.compaction.names import register_initializer
 from converters.compaction.registry import FIXUPS, operator_key
 from converters.compaction.relations import Contract, Relation
 from converters.compaction.selection import Selection
@@ -107,7 +108,7 @@ class Edit:
         self._counter += 1
         tensor = ir.Tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.graph.register_initializer(value)
+        register_initializer(self.graph, value)
         if masks is None:
             self._final.add(value)
         else:

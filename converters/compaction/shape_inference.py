@@ -10,6 +10,13 @@ import re
 import onnx
 import onnx_ir as ir
 
+# operators whose outputs are sequences or optional values, not tensors
+_SEQUENCE_MAKERS = frozenset(
+    {
+        *("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"),
+        "Optional",
+    }
+)
 # names that onnx's inference invents for sizes that it does not know
 _INVENTED = re.compile(r"unk__\d+")
 
@@ -25,6 +32,16 @@ def infer_missing_shapes(model: ir.Model) -> None:
             _merge(model.graph, inferred, known_names)
         if not any(value.shape is None for value in _open_values(model.graph)):
             return
+
+
+def _restore_sequences(graph: ir.Graph) -> None:
+    # the pass writes the element's type over the type of a sequence, which would make the model invalid
+    sequences: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type in _SEQUENCE_MAKERS or (node.op_type == "Identity" and node.inputs[0] in sequences):
+            for output in node.outputs:
+                sequences.add(output)
+                output.shape, output.type = None, None
 
 
 def _open_values(graph: ir.Graph) -> list[ir.Value]:

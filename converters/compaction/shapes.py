@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.dimensions import Dim, product, same_dim
+from converters.compaction.names import register_initializer
 from converters.compaction.spatial import SPATIAL, spatial_shape
 
 # outputs shaped like the broadcast of all inputs
@@ -200,7 +201,9 @@ def rewrite_shape_operands(graph: ir.Graph, contents: dict[ir.Value, list[Dim]])
         dims = list(output.shape)
         if node.op_type == "Expand":
             # 1 keeps the source's length, so only what is really repeated is written down
-            dims = [1 if kept else dim for kept, dim in zip(_kept_by_expand(source.shape, dims), dims, strict=True)]
+            dims = [
+                1 if kept else dim for kept, dim in zip(_kept_by_expand(list(source.shape), dims), dims, strict=True)
+            ]
         parts = _parts(graph, dims, sources, pieces, infers=node.op_type == "Reshape")
         if parts is not None:
             concat = ir.node("Concat", parts, {"axis": 0}, name=f"{output.name}_shape")
@@ -297,5 +300,5 @@ def add_constant(graph: ir.Graph, base: str, array: np.ndarray[tuple[int, ...], 
         name = f"{base}_{number}"
     tensor = ir.Tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
+    register_initializer(graph, value)
     return value

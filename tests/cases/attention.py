@@ -16,8 +16,17 @@ def split(name: str, heads: int = HEADS) -> str:
 
 
 def attention(
-    r, q="q = Identity(q0)", k="k = Identity(k0)", v="v = Identity(v0)", o="m = Identity(merged)", kv_heads=HEADS,
-    repeat="", mask="masked = Identity(scores)", heads_gate="ctx_g = Identity(ctx)", opset=20, kv_inputs=("k_h", "v_h"),
+    r,
+    q="q = Identity(q0)",
+    k="k = Identity(k0)",
+    v="v = Identity(v0)",
+    o="m = Identity(merged)",
+    kv_heads=HEADS,
+    repeat="",
+    mask="masked = Identity(scores)",
+    heads_gate="ctx_g = Identity(ctx)",
+    opset=20,
+    kv_inputs=("k_h", "v_h"),
     **weights,
 ):
     """Multi-head attention over x [N, S, 8]; the texts gate the queries, keys, values, heads or the merged heads."""
@@ -171,7 +180,7 @@ def grouped_query_attention_with_closed_value_features(r):
 def attention_over_one_joint_projection(r):
     n = HEADS * SIZE
     return model(
-        f"""(float[N,S,8] x) => (float[N,S,8] y) {{
+        """(float[N,S,8] x) => (float[N,S,8] y) {
             a0 = MatMul(x, w)
             a = Add(a0, b)
             r5 = Reshape(a, five)
@@ -189,7 +198,7 @@ def attention_over_one_joint_projection(r):
             m = Mul(merged, gate)
             y0 = MatMul(m, wo)
             y = Add(y0, bo)
-        }}""",
+        }""",
         w=weight(r, WIDTH, 3 * n), b=vector(r, 3 * n), five=[0, 0, 3, HEADS, SIZE], zero=[0], flat=[0, 0, n],
         gate=heads_closed(r, 0, 2), wo=weight(r, n, WIDTH), bo=vector(r, WIDTH),
     )  # fmt: skip
@@ -213,7 +222,8 @@ def fused(r, rank=3, kv_heads=HEADS, o="m = Identity(ctx)", v="v = Identity(v0)"
             {o}
             y = MatMul(m, wo)
         }}""",
-        opset=23, wq=weight(r, WIDTH, n), wk=weight(r, WIDTH, nkv), wv=weight(r, WIDTH, nkv), wo=weight(r, n, WIDTH), **weights,
+        opset=23, wq=weight(r, WIDTH, n), wk=weight(r, WIDTH, nkv), wv=weight(r, WIDTH, nkv), wo=weight(r, n, WIDTH),
+        **weights,
     )  # fmt: skip
 
 
@@ -293,7 +303,15 @@ def rotary_embedding_operator_with_closed_heads(r):
     cos, sin = angles(1)
     cos, sin = (np.broadcast_to(a, (1, 6, 2)).copy() for a in (cos, sin))
     text = "".join(f"{a}_e = RotaryEmbedding({a}_h, cos_b, sin_b)\n " for a in "qk")
-    text = "sx = Shape(x)\n n = Slice(sx, i0, i1)\n nt = Concat<axis=0>(n, ones)\n cos_b = Tile(cos, nt)\n sin_b = Tile(sin, nt)\n " + text
+    text = (
+        """sx = Shape(x)
+            n = Slice(sx, i0, i1)
+            nt = Concat<axis=0>(n, ones)
+            cos_b = Tile(cos, nt)
+            sin_b = Tile(sin, nt)
+            """
+        + text
+    )
     return rotary(r, text, 23, cos=cos, sin=sin, i0=[0], i1=[1], ones=[1, 1])
 
 
@@ -515,5 +533,3 @@ def class_token_and_positions(r):
         opset=23, w=weight(r, 8, 3, 4, 4), b=vector(r, 8), flat=[0, 8, 4], token=weight(r, 1, 1, 8), i0=[0], i1=[1],
         tail=[1, 8], positions=weight(r, 1, 5, 8), z=z, scale=vector(r, 8), along=[1], head=weight(r, 8, 5),
     )  # fmt: skip
-
-

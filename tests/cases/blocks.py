@@ -17,10 +17,10 @@ def bn(out: str, source: str, p: str) -> str:
     return f"{out} = BatchNormalization({source}, {p}_s, {p}_b, {p}_m, {p}_v)\n"
 
 
-def residual(r, inner="z1", stream=(), branch=(), middle=(1, 4, 6), tail="y = Conv(t2, w4)", out="HO,WO", dead=None, **weights):
+def residual(r, stream=(), branch=(), middle=(1, 4, 6)):
     """stem 8 channels -> relu(x + bn(conv(gate * relu(bn(conv x))))) -> conv; gates on stem, middle and branch."""
     return model(
-        f"""(float[N,3,H,W] x) => (float[N,4,{out}] y) {{
+        f"""(float[N,3,H,W] x) => (float[N,4,HO,WO] y) {{
             {conv('c1', 'x', 'w1')} {bn('n1', 'c1', 'p1')}
             s0 = Relu(n1)
             s = Mul(s0, zs)
@@ -31,11 +31,11 @@ def residual(r, inner="z1", stream=(), branch=(), middle=(1, 4, 6), tail="y = Co
             b3 = Mul(n3, zb)
             t = Add(s, b3)
             t2 = Relu(t)
-            {tail}
+            y = Conv(t2, w4)
         }}""",
         w1=weight(r, 8, 3, 3, 3), w2=weight(r, 8, 8, 3, 3), w3=weight(r, 8, 8, 3, 3), w4=weight(r, 4, 8, 3, 3),
         zs=channels(gate(r, 8, stream)), zm=channels(gate(r, 8, middle)), zb=channels(gate(r, 8, branch)),
-        **batch_norm(r, 8, "p1"), **batch_norm(r, 8, "p2"), **batch_norm(r, 8, "p3"), **weights,
+        **batch_norm(r, 8, "p1"), **batch_norm(r, 8, "p2"), **batch_norm(r, 8, "p3"),
     )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def residual_block_whose_stem_is_closed(r):
     return residual(r, stream=range(8))
 
 
-def preactivation(r, gates, size="H,W", head=True, dead=None):
+def preactivation(r, gates, size="H,W"):
     """Two pre-activation blocks as the paper's WideResNet has them: gate -> BatchNorm -> ReLU -> padded conv."""
     z1, z2 = gates
     return model(
@@ -231,7 +231,8 @@ def inverted_bottleneck_with_a_gated_expansion(r):
             {conv('y', 't', 'w4')}
         }}""",
         w1=weight(r, 8, 6, 1, 1), w2=weight(r, 8, 1, 3, 3), w3=weight(r, 6, 8, 1, 1), w4=weight(r, 4, 6, 3, 3),
-        z=channels(gate(r, 8)), zero=0.0, six=6.0, **batch_norm(r, 8, "p1"), **batch_norm(r, 8, "p2"), **batch_norm(r, 6, "p3"),
+        z=channels(gate(r, 8)), zero=0.0, six=6.0, **batch_norm(r, 8, "p1"), **batch_norm(r, 8, "p2"),
+        **batch_norm(r, 6, "p3"),
     )  # fmt: skip
 
 
@@ -279,8 +280,10 @@ def convnext(r, layer_scale, hidden, stream=()):
             q = Add(k, s)
             {conv('y', 'q', 'w4')}
         }}""",
-        w0=weight(r, 6, 3, 3, 3), zs=channels(gate(r, 6, stream)), w1=weight(r, 6, 1, 7, 7), b1=vector(r, 6), ls=vector(r, 6),
-        lb=vector(r, 6), w2=weight(r, 6, 12), b2=vector(r, 12), zh=gate(r, 12, hidden), w3=weight(r, 12, 6), b3=vector(r, 6),
+        w0=weight(r, 6, 3, 3, 3), zs=channels(gate(r, 6, stream)), w1=weight(r, 6, 1, 7, 7), b1=vector(r, 6),
+        ls=vector(r, 6),
+        lb=vector(r, 6), w2=weight(r, 6, 12), b2=vector(r, 12), zh=gate(r, 12, hidden), w3=weight(r, 12, 6),
+        b3=vector(r, 6),
         scale=gate(r, 6, layer_scale), w4=weight(r, 4, 6, 3, 3),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Convolutions: plain, grouped, depthwise, transposed; padded or not; what a dead channel that is a constant becomes."""
+"""Convolutions of every kind, padded or not: what becomes of a dead channel that is a constant?"""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def conv_gate_norm_whose_dead_channels_all_end_in_relu(r):
 
 @case(params=image_params(6) + 4 * 6)  # constants of both signs into one representative
 def conv_gate_norm_without_relu(r):
-    return image(r, "m = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)", **batch_norm(r, 8, "bn", {1: 2.0, 4: -1.3, 6: 0.4}))
+    text = "m = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)"
+    return image(r, text, **batch_norm(r, 8, "bn", {1: 2.0, 4: -1.3, 6: 0.4}))
 
 
 @case(params=image_params(6) + 4 * 6)
@@ -196,7 +197,7 @@ def grouped_conv_with_even_survivors(r):
     return grouped(r, (0, 5))
 
 
-@case(params=4 * 28 + 3 * 4 * 9 + 3 + 4 * 3 + 4)  # its three outputs are constants: into the bias of the pointwise reader
+@case(params=4 * 28 + 3 * 4 * 9 + 3 + 4 * 3 + 4)  # its outputs are constants: into the last bias
 def grouped_conv_with_one_whole_group_closed(r):
     return grouped(r, (0, 1, 2, 3))
 

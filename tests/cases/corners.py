@@ -46,7 +46,8 @@ def nodes_called_like_inserted_nodes(r):
         }""",
         w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), w2=weight(r, 8, 3),
     )  # fmt: skip
-    for node, name in zip(made.graph.node, ("product_add", "product_shape", "", "product", "product_compact0"), strict=True):
+    names = ("product_add", "product_shape", "", "product", "product_compact0")
+    for node, name in zip(made.graph.node, names, strict=True):
         node.name = name
     return made
 
@@ -148,7 +149,7 @@ def output_that_is_the_input(r):
     return model("(float[N,6] x) => (float[N,6] y) { y = Identity(x) }")
 
 
-@case(nothing="nothing depends on the input", constant_output=True)
+@case(equality="nothing depends on the input", constant_output=True)
 def output_that_is_a_constant(r):
     return model("(float[N,6] x) => (float[3] y) { y = Identity(w) }", w=vector(r, 3))
 
@@ -163,7 +164,8 @@ def conv_with_a_computed_weight(r):
             k = Reshape(k0, shape)
             y = Conv<pads=[1,1,1,1]>(g, k)
         }""",
-        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 5, 4 * 8 * 9), shape=[4, 8, 3, 3],
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 5, 4 * 8 * 9),
+        shape=[4, 8, 3, 3],
     )  # fmt: skip
 
 
@@ -211,12 +213,13 @@ def norm_with_a_computed_scale(r):
             m = Relu(n)
             y = Conv(m, w2, b2)
         }""",
-        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), ws=weight(r, 5, 8), wc=weight(r, 5, 8), zero=[0],
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), ws=weight(r, 5, 8), wc=weight(r, 5, 8),
+        zero=[0],
         mean=vector(r, 8), var=r.uniform(0.5, 2, 8).astype(np.float32), w2=weight(r, 4, 8, 3, 3), b2=vector(r, 4),
     )  # fmt: skip
 
 
-@case(equality="statistics of the batch: a closed channel comes out as its bias", no_onnxruntime="no training in this build")
+@case(equality="a closed channel comes out as its bias", no_onnxruntime="no training in this build")
 def batch_norm_in_training_mode(r):
     return image(
         r, "m, rm, rv = BatchNormalization<training_mode=1, momentum=0.5>(g, bn_s, bn_b, bn_m, bn_v)",
@@ -273,7 +276,8 @@ def gate_over_a_batch_of_known_size(r):
             p = Gemm<transB=1>(s, w2, b2)
             y = ReduceSum<keepdims=1>(p, axes)
         }""",
-        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 4, (1, 2)).reshape(4, 1), w2=weight(r, 3, 8), b2=vector(r, 3), axes=[0],
+        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 4, (1, 2)).reshape(4, 1), w2=weight(r, 3, 8),
+        b2=vector(r, 3), axes=[0],
     )  # fmt: skip
 
 
@@ -323,7 +327,8 @@ def gate_behind_an_expansion(r):
 
 @case(equality="the features of every position are repeated next to each other")
 def resize_along_the_channels(r):
-    text = 'm = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(g, "", scales)'
+    how = 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"'
+    text = f'm = Resize<{how}>(g, "", scales)'
     return image(r, text, width=16, scales=[1.0, 2.0, 1.0, 1.0])
 
 
@@ -335,7 +340,8 @@ def resize_with_named_axes(r):
 
 @case(equality="cubic interpolation may leave the range of its inputs, not that of a constant")
 def cubic_resize_of_constants(r):
-    return image(r, 's = Sigmoid(g)\n m = Resize<mode="cubic">(s, "", scales)', kernel=1, pad=0, scales=[1.0, 1.0, 2.0, 2.0])
+    text = 's = Sigmoid(g)\n m = Resize<mode="cubic">(s, "", scales)'
+    return image(r, text, kernel=1, pad=0, scales=[1.0, 1.0, 2.0, 2.0])
 
 
 @case(equality="outside the image the sampling grid reads zeros")
@@ -418,7 +424,8 @@ def one_stream_under_two_gates_into_padded_convs(r):
             y2 = Conv<pads=[1,1,1,1]>(g2, w3)
             y = Add(y1, y2)
         }""",
-        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), z1=channels(gate(r, 8)), z2=channels(gate(r, 8, (1, 4, 7))), half=0.5,
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), z1=channels(gate(r, 8)), z2=channels(gate(r, 8, (1, 4, 7))),
+        half=0.5,
         w2=weight(r, 4, 8, 3, 3), w3=weight(r, 4, 8, 3, 3),
     )  # fmt: skip
 
@@ -442,7 +449,8 @@ def constants_read_by_a_padded_conv_and_a_residual_sum(r):
 
 @case(equality="constants of exactly opposite value: their sum is zero, neither is")
 def opposite_constants_into_a_padded_conv(r):
-    return image(r, "m = Add(g, o)", closed=(1, 4, 6), o=channels(np.array([0.5, 1, -1, 0.2, -1, 0.1, 1, 2], np.float32)))
+    offsets = np.array([0.5, 1, -1, 0.2, -1, 0.1, 1, 2], np.float32)
+    return image(r, "m = Add(g, o)", o=channels(offsets))
 
 
 @case(equality="integer products know no fractions")
@@ -498,7 +506,8 @@ def sum_over_the_features_before_the_gate(r):
 @case(equality="queries, keys and values of a cached attention are outputs")
 def fused_attention_with_a_cache(r):
     return model(
-        """(float[N,S,8] x, float[N,4,P,4] pk, float[N,4,P,4] pv) => (float[N,S,8] y, float[N,4,Q,4] nk, float[N,4,Q,4] nv) {
+        """(float[N,S,8] x, float[N,4,P,4] pk, float[N,4,P,4] pv)
+            => (float[N,S,8] y, float[N,4,Q,4] nk, float[N,4,Q,4] nv) {
             q = MatMul(x, wq)
             k = MatMul(x, wk)
             v = MatMul(x, wv)

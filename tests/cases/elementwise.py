@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from cases.sandwich import DENSE_LIVE, dense, image, image_params
@@ -75,7 +77,7 @@ SCALARS = {
 
 def unary(name: str, text: str) -> None:
     def build(r):
-        used = {k: v for k, v in SCALARS.items() if k in text.replace("(", " ").replace(")", " ").replace(",", " ").split()}
+        used = {k: v for k, v in SCALARS.items() if k in re.findall(r"\w+", text)}
         return dense(r, text, **used)
 
     options = {"no_double": "Celu takes no float64"} if name == "celu" else {}
@@ -229,7 +231,8 @@ def where_chooses_between_two_branches(r):
             g = Where(mask, h, k)
             y = Gemm<transB=1>(g, w2, b2)
         }""",
-        w1=weight(r, 8, 6), b1=vector(r, 8), mask=mask, w3=weight(r, 8, 6), b3=vector(r, 8), w2=weight(r, 3, 8), b2=vector(r, 3),
+        w1=weight(r, 8, 6), b1=vector(r, 8), mask=mask, w3=weight(r, 8, 6), b3=vector(r, 8), w2=weight(r, 3, 8),
+        b2=vector(r, 3),
     )  # fmt: skip
 
 

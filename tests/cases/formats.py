@@ -236,6 +236,7 @@ def determinant_of_gated_matrices(r):
 
 def quantised(r, closed=(1, 4, 6), per_channel=False):
     """A QDQ pair on activations and weights; scales are powers of two, so that float32 and float64 round alike."""
+
     def q(a):
         return np.clip(np.rint(a * 64), -127, 127).astype(np.int8)
 
@@ -279,7 +280,8 @@ def quantised_layers_with_a_scale_per_channel(r):
 @case(equality=QUANTISED, no_double="QuantizeLinear takes no float64")
 def quantised_activation_behind_a_gate(r):
     return image(
-        r, "q = QuantizeLinear(g, s, z)\n d = DequantizeLinear(q, s, z)\n m = Relu(d)", s=np.float32(1 / 16), z=np.uint8(128),
+        r, "q = QuantizeLinear(g, s, z)\n d = DequantizeLinear(q, s, z)\n m = Relu(d)",
+        s=np.float32(1 / 16), z=np.uint8(128),
         kernel=1, pad=0,
     )  # fmt: skip
 
@@ -314,4 +316,3 @@ def gated_value_put_into_a_sequence(r):
 @case(equality="random numbers would differ, their shape alone is used")
 def shape_of_the_gated_value_fills_a_constant(r):
     return dense(r, "s = Shape(g)\n c = ConstantOfShape<value = float[1] {0.5}>(s)\n m = Add(g, c)")
-

@@ -39,7 +39,12 @@ def gate_computed_from_log_alpha(r):
 
 @case(params=DENSE_LIVE)
 def gate_clamped_by_min_and_max(r):
-    nodes = "s = Sigmoid(la)\n t = Mul(s, span)\n u = Sub(t, offset)\n v = Max(u, zero)\n z = Min(v, one)\n g = Mul(h, z)"
+    nodes = """s = Sigmoid(la)
+            t = Mul(s, span)
+            u = Sub(t, offset)
+            v = Max(u, zero)
+            z = Min(v, one)
+            g = Mul(h, z)"""
     return written(r, nodes, la=log_alpha(r), **STRETCH)
 
 
@@ -80,7 +85,12 @@ def gate_as_a_constant_node_of_floats(r):
 
 @case(params=DENSE_LIVE)
 def gate_reached_through_reshape_unsqueeze_and_expand(r):
-    nodes = "p = Reshape(z, s)\n q = Squeeze(p, ax)\n f = Reshape(q, flat)\n u = Unsqueeze(f, zeroth)\n e = Expand(u, one8)\n g = Mul(h, e)"
+    nodes = """p = Reshape(z, s)
+            q = Squeeze(p, ax)
+            f = Reshape(q, flat)
+            u = Unsqueeze(f, zeroth)
+            e = Expand(u, one8)
+            g = Mul(h, e)"""
     return written(r, nodes, z=gate(r, 8), s=[2, 1, 4], ax=[1], flat=[-1], zeroth=[0], one8=[1, 8])
 
 
@@ -113,7 +123,12 @@ def gate_divided_out_of_its_sum(r):
 
 @case(nothing="the gate depends on the input")
 def gate_computed_from_the_input(r):
-    nodes = "k = Gemm<transB=1>(x, wk)\n s = Sigmoid(k)\n t = Mul(s, span)\n u = Sub(t, offset)\n z = Clip(u, zero, one)\n g = Mul(h, z)"
+    nodes = """k = Gemm<transB=1>(x, wk)
+            s = Sigmoid(k)
+            t = Mul(s, span)
+            u = Sub(t, offset)
+            z = Clip(u, zero, one)
+            g = Mul(h, z)"""
     return written(r, nodes, wk=weight(r, 8, 6), **STRETCH)
 
 

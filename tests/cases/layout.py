@@ -8,6 +8,7 @@ from cases.sandwich import DENSE_LIVE, dense, image, image_params
 from cases.table import batch_norm, case, channels, gate, model, vector, weight
 
 SIGMOID = "s = Sigmoid(g)\n "
+NEAREST = 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"'
 
 
 @case(params=(5 + 6) * 28 + 4 * 11 * 9 + 4)
@@ -184,7 +185,11 @@ def reshape_in_two_steps(r):
 
 @case(params=FLAT)
 def reshape_by_a_computed_shape(r):
-    text = "t = Shape(a)\n n = Gather<axis=0>(t, zero)\n nv = Unsqueeze(n, zv)\n s = Concat<axis=0>(nv, rest)\n m = Reshape(a, s)"
+    text = """t = Shape(a)
+            n = Gather<axis=0>(t, zero)
+            nv = Unsqueeze(n, zv)
+            s = Concat<axis=0>(nv, rest)
+            m = Reshape(a, s)"""
     return flattened(r, text, zero=np.int64(0), zv=[0], rest=[-1])
 
 
@@ -214,7 +219,7 @@ def gate_written_after_the_flatten(r):
 
 @case(params=6 * 28 + 3 * 36 + 3)  # scattered over channels: only channels that are closed everywhere go
 def scattered_gate_after_the_flatten(r):
-    z = gate(r, 48, tuple(range(6, 18)) + (0, 20, 31, 47))
+    z = gate(r, 48, (*range(6, 18), 0, 20, 31, 47))
     return model(
         """(float[N,3,2,3] x) => (float[N,3] y) {
             h = Conv<pads=[1,1,1,1]>(x, w1, b1)
@@ -333,7 +338,8 @@ def expand_along_a_new_axis(r):
             y0 = MatMul(e, w2)
             y = Add(y0, b2)
         }""",
-        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), w2=weight(r, 8, 3), b2=vector(r, 3), ax=[1], shape=[1, 4, 8],
+        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), w2=weight(r, 8, 3), b2=vector(r, 3), ax=[1],
+        shape=[1, 4, 8],
     )  # fmt: skip
 
 
@@ -428,8 +434,7 @@ def pad_with_named_axes(r):
 
 @case(params=image_params(5))
 def resize_by_nearest_neighbour(r):
-    text = 'm = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(g, "", scales)'
-    return image(r, text, scales=[1.0, 1.0, 2.0, 2.0])
+    return image(r, f'm = Resize<{NEAREST}>(g, "", scales)', scales=[1.0, 1.0, 2.0, 2.0])
 
 
 @case(params=image_params(5))
@@ -446,7 +451,7 @@ def resize_of_constants(r):
 @case(params=image_params(5))  # to a size read from another branch
 def resize_to_a_computed_size(r):
     return model(
-        """(float[N,3,H,W] x) => (float[N,4,H,W] y) {
+        f"""(float[N,3,H,W] x) => (float[N,4,H,W] y) {{
             p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)
             h = Conv<pads=[1,1,1,1]>(p, w1, b1)
             g = Mul(h, gate)
@@ -455,9 +460,9 @@ def resize_to_a_computed_size(r):
             sg = Shape(g)
             nc = Slice(sg, nought, two)
             size = Concat<axis=0>(nc, hw)
-            u = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(g, "", "", size)
+            u = Resize<{NEAREST}>(g, "", "", size)
             y = Conv<pads=[1,1,1,1]>(u, w2, b2)
-        }""",
+        }}""",
         w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 4, 8, 3, 3), b2=vector(r, 4),
         nought=[0], two=[2], four=[4],
     )  # fmt: skip

@@ -376,7 +376,8 @@ def deadness_travels_backwards_through_two_layers(r):
             g2 = Mul(h2, gate)
             y = Gemm<transB=1>(g2, w3, b3)
         }""",
-        w1=weight(r, 8, 6), b1=vector(r, 8), w2=w2, b2=vector(r, 8), gate=gate(r, 8), w3=weight(r, 3, 8), b3=vector(r, 3),
+        w1=weight(r, 8, 6), b1=vector(r, 8), w2=w2, b2=vector(r, 8), gate=gate(r, 8), w3=weight(r, 3, 8),
+        b3=vector(r, 3),
     )  # fmt: skip
 
 

@@ -85,7 +85,8 @@ def layer_norm_without_bias_between_equal_gates(r):
 
 @case(equality="a constant that is not zero reaches the norm")
 def layer_norm_over_constants_that_are_not_zero(r):
-    return dense(r, LAYER_NORM.replace("(g,", "(s,").replace("n =", "s = Sigmoid(g)\n n =", 1) + AGAIN, **affine(r), **second_gate(r))
+    text = "s = Sigmoid(g)\n" + LAYER_NORM.replace("(g,", "(s,") + AGAIN
+    return dense(r, text, **affine(r), **second_gate(r))
 
 
 @case(equality="mean and inverse deviation are outputs too", no_double="they are float32 by definition")
@@ -98,7 +99,8 @@ def layer_norm_with_all_its_outputs(r):
             m = Mul(n, gate2)
             y = Gemm<transB=1>(m, w2, b2)
         }""",
-        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), w2=weight(r, 3, 8), b2=vector(r, 3), **affine(r), **second_gate(r),
+        w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), w2=weight(r, 3, 8), b2=vector(r, 3), **affine(r),
+        **second_gate(r),
     )  # fmt: skip
 
 
@@ -211,7 +213,8 @@ def batch_norm_over_features(r):
 
 @case(params=DENSE_LIVE + 4 * 5)
 def batch_norm_with_its_own_epsilon(r):
-    return dense(r, "m = BatchNormalization<epsilon=0.5, momentum=0.1>(g, bn_s, bn_b, bn_m, bn_v)", **batch_norm(r, 8, "bn"))
+    text = "m = BatchNormalization<epsilon=0.5, momentum=0.1>(g, bn_s, bn_b, bn_m, bn_v)"
+    return dense(r, text, **batch_norm(r, 8, "bn"))
 
 
 @case(params=DENSE_LIVE)
@@ -221,7 +224,8 @@ def l2_normalization_over_gated_features(r):
 
 @case(nothing="each channel reads its neighbours")
 def local_response_normalization(r):
-    return image(r, "n = LRN<size=3, alpha=0.9, bias=1.5>(g)\n m = Mul(n, gate2)", closed=(), gate2=channels(gate(r, 8)))
+    text = "n = LRN<size=3, alpha=0.9, bias=1.5>(g)\n m = Mul(n, gate2)"
+    return image(r, text, closed=(), gate2=channels(gate(r, 8)))
 
 
 @case(equality="zeros weigh in the response of their neighbours, but add nothing to it")

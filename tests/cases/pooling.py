@@ -69,7 +69,9 @@ HEADS = {
     "mean_over_pixels_by_attribute": ("p = ReduceMean<keepdims=0, axes=[2,3]>(a)", 13, None),
     "max_over_pixels": ("p = ReduceMax<keepdims=0>(a, axes)", 18, [2, 3]),
     "min_over_pixels": ("p = ReduceMin<keepdims=0>(a, axes)", 18, [2, 3]),
-    "mean_one_axis_at_a_time": ("q = ReduceMean<keepdims=1>(a, axes)\n s = ReduceMax<keepdims=1>(q, other)\n p = Flatten(s)", 18, [3]),
+    "mean_one_axis_at_a_time": (
+        "q = ReduceMean<keepdims=1>(a, axes)\n s = ReduceMax<keepdims=1>(q, other)\n p = Flatten(s)", 18, [3]
+    ),
 }  # fmt: skip
 for _name, (_text, _opset, _axes) in HEADS.items():
     _more = {"other": [2]} if "other" in _text else {}
@@ -117,6 +119,7 @@ def reduced(r, text, opset=20, closed=(1, 4, 6), **weights):
 
 
 REDUCED = 5 * 6 + 5
+ADD = "each constant adds to the result"
 CHANNEL_REDUCTIONS = {
     "sum": ("y = ReduceSum<keepdims=1>(g, axes)", {"params": REDUCED}),
     "mean": ("y = ReduceMean<keepdims=1>(g, axes)", {"params": REDUCED}),
@@ -126,9 +129,9 @@ CHANNEL_REDUCTIONS = {
     "maximum": ("y = ReduceMax<keepdims=1>(g, axes)", {"equality": "a zero can be the maximum: one must stay"}),
     "minimum": ("y = ReduceMin<keepdims=1>(g, axes)", {"equality": "a zero can be the minimum: one must stay"}),
     "log_sum_exp": ("y = ReduceLogSumExp<keepdims=1>(g, axes)", {"equality": "each zero adds exp(0)"}),
-    "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"equality": "constants add to the mean"}),
-    "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": "constants add to the sum"}),
-    "sum_of_exponentials": ("s = Exp(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": "constants add to the sum"}),
+    "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"equality": ADD}),
+    "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": ADD}),
+    "sum_of_exponentials": ("s = Exp(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": ADD}),
 }  # fmt: skip
 for _name, (_text, _options) in CHANNEL_REDUCTIONS.items():
     add(f"{_name}_over_gated_features", __name__, lambda r, t=_text: reduced(r, t, axes=[1]), **_options)

@@ -46,7 +46,7 @@ for _kind in GATES:
         add(
             f"{_name}_whose_outputs_are_gated", __name__,
             lambda r, k=_kind, d=_d: recurrent(r, k, d, where="output"),
-            equality="every unit of the state feeds every other, so a gate behind it frees the reader's weights at most",
+            equality="every unit of the state feeds every other: a gate behind it frees the reader at most",
         )  # fmt: skip
 
 
@@ -97,7 +97,8 @@ def gru_with_a_gated_first_state(r):
             o, oh = GRU<hidden_size=5>(x, w, rec, b, "", g)
             y = MatMul(oh, w2)
         }""",
-        w1=weight(r, 4, 5), z=gate(r, 5, (0, 3)), w=weight(r, 1, 15, 6) * 2, rec=weight(r, 1, 15, 5) * 2, b=weight(r, 1, 30),
+        w1=weight(r, 4, 5), z=gate(r, 5, (0, 3)), w=weight(r, 1, 15, 6) * 2, rec=weight(r, 1, 15, 5) * 2,
+        b=weight(r, 1, 30),
         w2=weight(r, 5, 3),
     )  # fmt: skip
 
@@ -113,5 +114,3 @@ def lstm_that_reads_constants(r):
         }""",
         w1=weight(r, 6, 8), z=gate(r, 8), w=weight(r, 1, 20, 8) * 2, rec=weight(r, 1, 20, 5) * 2, b=weight(r, 1, 40),
     )  # fmt: skip
-
-

@@ -20,7 +20,11 @@ DENSE_ALL = 8 * 6 + 8 + 3 * 8 + 3
 
 
 def dense(
-    r: np.random.Generator, middle: str, width: int = 8, closed: tuple[int, ...] = (1, 4, 6), opset: int = 20,
+    r: np.random.Generator,
+    middle: str,
+    width: int = 8,
+    closed: tuple[int, ...] = (1, 4, 6),
+    opset: int = 20,
     **weights: Any,
 ) -> onnx.ModelProto:
     """The dense sandwich; `width` is the number of features after the middle."""
@@ -42,8 +46,17 @@ def image_params(units: int, kernel: int = 3, width: int | None = None) -> int:
 
 
 def image(
-    r: np.random.Generator, middle: str, width: int = 8, kernel: int = 3, pad: int = 1, attributes: str = "",
-    size: str = "H,W", out: str = "HO,WO", closed: tuple[int, ...] = (1, 4, 6), opset: int = 20, bias: bool = True,
+    r: np.random.Generator,
+    middle: str,
+    width: int = 8,
+    kernel: int = 3,
+    pad: int = 1,
+    attributes: str = "",
+    size: str = "H,W",
+    out: str = "HO,WO",
+    closed: tuple[int, ...] = (1, 4, 6),
+    opset: int = 20,
+    bias: bool = True,
     **weights: Any,
 ) -> onnx.ModelProto:
     """The image sandwich; the reader is a Conv with this kernel, padding and further attributes."""

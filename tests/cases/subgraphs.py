@@ -8,7 +8,8 @@ from cases.table import case, gate, model, vector, weight
 
 
 def layers(r, **more):
-    return {"w1": weight(r, 8, 6), "b1": vector(r, 8), "gate": gate(r, 8), "w2": weight(r, 3, 8), "b2": vector(r, 3), **more}
+    own = {"w1": weight(r, 8, 6), "b1": vector(r, 8), "gate": gate(r, 8), "w2": weight(r, 3, 8), "b2": vector(r, 3)}
+    return {**own, **more}
 
 
 @case(nothing="the bodies capture the gated value")

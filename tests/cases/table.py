@@ -159,7 +159,9 @@ def channels(z: np.ndarray) -> np.ndarray:
     return z.reshape(-1, 1, 1)
 
 
-def batch_norm(r: np.random.Generator, n: int, prefix: str, dead: Mapping[int, float] | None = None) -> dict[str, np.ndarray]:
+def batch_norm(
+    r: np.random.Generator, n: int, prefix: str, dead: Mapping[int, float] | None = None
+) -> dict[str, np.ndarray]:
     """Scale, bias, mean and variance with nothing trivial in them, under the names prefix_s, _b, _m, _v.
 
     Args:

@@ -16,8 +16,12 @@ from onnx.reference.op_run import OpRun
 
 
 def explicit_pads(
-    auto_pad: str | None, pads: Sequence[int] | None, sizes: Sequence[int], kernel: Sequence[int],
-    strides: Sequence[int], dilations: Sequence[int],
+    auto_pad: str | None,
+    pads: Sequence[int] | None,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
 ) -> list[tuple[int, int]]:
     """(begin, end) of the padding per spatial axis, with auto_pad worked out."""
     rank = len(kernel)
@@ -57,8 +61,18 @@ class ConvTranspose(OpRun):
     """Each input pixel adds its kernel, scaled, to the output; x [N, C, ...], w [C, M / group, ...]."""
 
     def _run(
-        self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None,
-        output_padding=None, output_shape=None, pads=None, strides=None,
+        self,
+        x,
+        w,
+        b=None,
+        auto_pad=None,
+        dilations=None,
+        group=None,
+        kernel_shape=None,
+        output_padding=None,
+        output_shape=None,
+        pads=None,
+        strides=None,
     ):
         if auto_pad not in (None, "", "NOTSET") or output_shape:
             raise NotImplementedError("ConvTranspose with auto_pad or output_shape")
@@ -90,8 +104,14 @@ class ConvTranspose(OpRun):
 
 
 def _pool(
-    x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
-    padding: Sequence[tuple[int, int]], ceil_mode: bool, fill: Any, reduce: Callable[[Any, Any], Any],
+    x: np.ndarray,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    ceil_mode: bool,
+    fill: Any,
+    reduce: Callable[[Any, Any], Any],
 ) -> np.ndarray:
     """Combine the kernel positions of each window by `reduce`; cells outside x hold `fill`."""
     counts = []
@@ -121,7 +141,14 @@ class MaxPool(OpRun):
     """Largest of each window; the second output is its position in x, flattened over batch, channels and pixels."""
 
     def _run(
-        self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None, storage_order=None,
+        self,
+        x,
+        auto_pad=None,
+        ceil_mode=None,
+        dilations=None,
+        kernel_shape=None,
+        pads=None,
+        storage_order=None,
         strides=None,
     ):
         rank = len(kernel_shape)
@@ -134,8 +161,8 @@ class MaxPool(OpRun):
         if storage_order:
             raise NotImplementedError("MaxPool that counts its indices in column-major order")
         # The positions are pooled in pairs with their values; the first of equal values wins.
-        pairs = np.stack([x, np.arange(x.size, dtype=np.float64).reshape(x.shape)]).transpose(1, 2, *range(3, 3 + rank), 0)
-        pairs = np.ascontiguousarray(pairs).view(np.dtype([("value", np.float64), ("at", np.float64)]))[..., 0]
+        pairs = np.empty(x.shape, np.dtype([("value", np.float64), ("at", np.float64)]))
+        pairs["value"], pairs["at"] = x, np.arange(x.size).reshape(x.shape)
         outside = np.array((-np.inf, -1), pairs.dtype)
         chosen = _pool(pairs, *arguments, outside, lambda a, b: np.where(b["value"] > a["value"], b, a))
         return largest, chosen["at"].astype(np.int64)
@@ -145,7 +172,14 @@ class AveragePool(OpRun):
     """Sum of the window over its number of cells; cells of the padding count if count_include_pad says so."""
 
     def _run(
-        self, x, auto_pad=None, ceil_mode=None, count_include_pad=None, dilations=None, kernel_shape=None, pads=None,
+        self,
+        x,
+        auto_pad=None,
+        ceil_mode=None,
+        count_include_pad=None,
+        dilations=None,
+        kernel_shape=None,
+        pads=None,
         strides=None,
     ):
         rank = len(kernel_shape)

@@ -88,7 +88,7 @@ class WholeGroups(Relation):
         for axis in self.channels:
             live.need(axis, needed)
         for axis in self.per_group:
-            live.need(axis, needed.reshape(self.groups, -1).any(axis=1))
+            live.need(axis, np.logical_or.reduce(needed.reshape(self.groups, -1), axis=1))
 
     def shrink(self, permission: Permission) -> None:
         size = self.data.size // self.groups

@@ -55,7 +55,7 @@ class Heads(Relation):
         if self.values is None:
             zero = np.ones(self.output.size, bool)
             for axis in self.scores:
-                whole: Mask = facts.is_zero(axis).reshape(self.groups, -1).all(axis=1)
+                whole: Mask = np.logical_and.reduce(facts.is_zero(axis).reshape(self.groups, -1), axis=1)
                 zero &= np.repeat(whole, self.output.size // self.groups)
         else:
             by_group = facts.is_zero(self.values).reshape(self.groups, 1, -1)
@@ -64,7 +64,7 @@ class Heads(Relation):
 
     def require(self, live: Liveness, facts: Facts) -> None:
         needed = live.needed(self.output).reshape(self.groups, self.repeat, -1)
-        whole: Mask = needed.any(axis=(1, 2))
+        whole: Mask = np.logical_or.reduce(needed.reshape(self.groups, -1), axis=1)
         for axis in self.scores:
             live.need(axis, np.repeat(whole, axis.size // self.groups))
         if self.values is not None:

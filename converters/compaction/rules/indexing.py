@@ -43,8 +43,8 @@ def relate_concat(node: ir.Node) -> list[Relation] | Refusal:
         target = axis_of(output, dim)
         members = [axis_of(value, dim) for value in inputs]
         if dim != joined and target is not None and all(m is not None and m.size == target.size for m in members):
-            parts = [m for m in members if m is not None]
-            relations.append(Tie(node, parts, [target], agreed_constants(parts)))
+            tied = [m for m in members if m is not None]
+            relations.append(Tie(node, tied, [target], agreed_constants(tied)))
     return relations
 
 
@@ -213,11 +213,10 @@ def fix_slice(edit: Edit, node: ir.Node) -> None:
         starts[position], steps[position] = int(index[0]), step
         end = int(index[-1]) + (1 if step > 0 else -1)
         ends[position] = end if end >= 0 else -(2**31)
-    edit.set_input(node, 1, np.array(starts, np.int64))
-    edit.set_input(node, 2, np.array(ends, np.int64))
-    if operand(node, 3) is None:
-        edit.set_input(node, 3, np.array(axes, np.int64))
-    edit.set_input(node, 4, np.array(steps, np.int64))
+    # starts, ends, axes and steps share one integer type, which need not be int64
+    integer = np.int64 if node.inputs[1] is None or node.inputs[1].dtype is None else node.inputs[1].dtype.numpy()
+    for slot, numbers in enumerate((starts, ends, axes, steps), start=1):
+        edit.set_input(node, slot, np.array(numbers, integer))
 
 
 @rule("Gather")
