@@ -25,7 +25,7 @@ from l0runtime.gates.layers import GatedConv2d
 from l0runtime.gates.wide_resnet import WideResNet
 from torch import Tensor, nn
 
-from benchmarks.zoo.judge import _difference, _run_float64, _session, paired_latency
+from benchmarks.zoo.judge import _difference, _session, float64_difference, paired_latency
 from benchmarks.zoo.randomise import randomise
 
 _LIMIT_FLOAT32 = 1e-5  # of the output's scale: rounding of sums of up to 5760 terms through 28 layers
@@ -143,9 +143,9 @@ def convert(depth: int, widen: int, static: bool, folder: Path) -> dict[str, Any
         report["float32"][f"{height}x{width}"] = figures
         worst = max(worst, figures["logits"], figures["features_border"], figures["features_inside"])
     small = (torch.randn(1, 3, 32, 32) if static else torch.randn(1, 3, 8, 8),)
-    wide = _difference(_run_float64(source, small), _run_float64(target, small))
-    report["float64"] = {"x".join(map(str, small[0].shape[2:])): wide}
-    report["exact"] = worst <= _LIMIT_FLOAT32 and wide <= _LIMIT_FLOAT64
+    report["float64"] = {"size": "x".join(map(str, small[0].shape[2:])), **float64_difference(source, target, small)}
+    wide = report["float64"]["difference_float64"]
+    report["exact"] = worst <= _LIMIT_FLOAT32 and wide is not None and wide <= _LIMIT_FLOAT64
     probe = (torch.randn(1, 3, 32, 32),)
     feeds = {before.get_inputs()[0].name: probe[0].numpy()}
     shapes = {before.get_inputs()[0].name: (1, 3, 32, 32)}

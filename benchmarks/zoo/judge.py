@@ -182,25 +182,23 @@ def compare_files(
 
 
 def float64_difference(source: str, target: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Both models evaluated in float64, without onnxruntime."""
-    try:
-        results = [_run_float64(path, inputs) for path in (source, target)]
-        return {"difference_float64": _difference(*results)}
-    except Exception as error:
-        return {"difference_float64": None, "float64_reason": f"{type(error).__name__}: {error}"[:200]}
-
-
-def _run_float64(path: str, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+    """The gated model against its twin compacted in float64, and whether the shipped weights are the twin's, rounded."""
     import onnx_ir as ir
-    from converters import float64
+    from converters.exactness import check_exactly
 
-    model = ir.load(path)
-    reason = float64.reason_against(model)
-    if reason is not None:
-        raise NotImplementedError(reason)
-    float64.upcast(model)
-    feeds = {value.name: x.numpy() for value, x in zip(model.graph.inputs, inputs, strict=True)}
-    return float64.evaluate(ir.to_proto(model), feeds)
+    names = [value.name or "" for value in ir.load(source).graph.inputs]
+    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    try:
+        verdict = check_exactly(source, target, [("one sample", feed)])
+    except Exception as error:
+        return {"difference_float64": None, "float64_reason": f"{type(error).__name__}: {error}"[:300]}
+    if isinstance(verdict, str):
+        return {"difference_float64": None, "float64_reason": verdict[:300]}
+    return {
+        "difference_float64": float(verdict.difference.relative),
+        "misrounded": verdict.misrounded,
+        "difference_float64_shipped": float(verdict.shipped.relative),
+    }
 
 
 def paired_latency(before: Any, after: Any, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
