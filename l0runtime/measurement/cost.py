@@ -78,6 +78,12 @@ def count_cost(
     return Cost(parameters, weight_bytes, sum(node.macs for node in nodes), tuple(nodes), tuple(uncounted))
 
 
+def shapes_of_values(proto: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Every value and weight whose shape can be inferred for whole, concrete input shapes."""
+    concrete = resolve_shapes(proto, shapes=inputs)
+    return _infer(proto, concrete)[1]
+
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 _Rule = Callable[["onnx.NodeProto", Shapes], int]
@@ -156,8 +162,15 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _count_parameters(proto: onnx.ModelProto) -> tuple[int, int]:
-    """Elements and bytes of all weights; integer shape operands, indices, bools and scalars are no weights."""
+def weight_types(proto: onnx.ModelProto) -> frozenset[str]:
+    """ONNX names of the types of a model's weights, such as {"FLOAT"}."""
+    import onnx
+
+    return frozenset(onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in _weights(proto))
+
+
+def _weights(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """All weights; integer shape operands, indices, bools and scalars are none."""
     import onnx
 
     kinds = onnx.TensorProto
@@ -171,7 +184,12 @@ def _count_parameters(proto: onnx.ModelProto) -> tuple[int, int]:
         for attribute in node.attribute
         if attribute.name == "value"
     ]
-    weights = [tensor for tensor in tensors if tensor.data_type not in not_weights and tensor.dims]
+    return [tensor for tensor in tensors if tensor.data_type not in not_weights and tensor.dims]
+
+
+def _count_parameters(proto: onnx.ModelProto) -> tuple[int, int]:
+    """Elements and bytes of all weights."""
+    weights = _weights(proto)
     elements = [math.prod(tensor.dims) for tensor in weights]
     bits = [_bits(tensor.data_type) for tensor in weights]
     return sum(elements), sum(math.ceil(n * b / 8) for n, b in zip(elements, bits, strict=True))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from l0runtime.errors import InputError
+from l0runtime.session.specs import numpy_dtype
 
 Array = np.ndarray[Any, Any]
 Kind = Literal["numpy", "torch"]
@@ -143,9 +144,4 @@ def ort_value_to_gpu_tensor(value: Any, kind: Kind) -> Any:
 def torch_dtype_as_numpy(value: Any) -> np.dtype[Any]:
     """The NumPy dtype of a GPU tensor, for the check against the spec."""
     name = str(getattr(value.dtype, "name", value.dtype)).removeprefix("torch.")
-    if name == "bfloat16":
-        import ml_dtypes
-
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return found
-    return np.dtype(name)
+    return numpy_dtype(name)

@@ -142,6 +142,10 @@ class Session:
             for _ in range(runs):
                 self.run(feed)
 
+    def end_profiling(self) -> str:
+        """Stop the profile that `load(..., profile_prefix=...)` began; the path of its JSON file."""
+        return str(self._raw.end_profiling())
+
     def close(self) -> None:
         """Wait for `run_async` calls and stop their threads."""
         with self._executor_lock:

@@ -34,6 +34,16 @@ _NUMPY_NAMES = {
 }
 
 
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a name; bfloat16 comes from ml_dtypes."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a session."""
@@ -45,12 +55,7 @@ class TensorSpec:
     @functools.cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The NumPy dtype; bfloat16 comes from ml_dtypes."""
-        if self.dtype == "bfloat16":
-            import ml_dtypes
-
-            found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-            return found
-        return np.dtype(self.dtype)
+        return numpy_dtype(self.dtype)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype} {describe_shape(self.shape)}"
