@@ -94,7 +94,7 @@ def table_of(results: list[dict[str, Any]]) -> str:
         lambdas = training["lambdas_times_n"]
         is_uniform = len(set(lambdas)) == 1
         paper_kept, paper_error = PAPER[training["network"], is_uniform]
-        before, after = conversion["before"], conversion["after"]
+        after = conversion["after"]
         cells = [
             training["network"],
             f"{lambdas[0]:g}" if is_uniform else ", ".join(f"{value:g}" for value in lambdas),
@@ -102,22 +102,22 @@ def table_of(results: list[dict[str, Any]]) -> str:
             paper_kept,
             f"{result['onnx_test_error_percent']['compact']:.2f}",
             f"{paper_error:.1f}",
-            f"{after['parameters']:,} of {before['parameters']:,}",
-            f"{2 * after['macs']:,} of {2 * before['macs']:,}",
+            f"{after['parameters']:,} of {training['parameters_dense']:,}",
+            f"{2 * after['macs']:,} of {training['flops_dense']:,}",
         ]
         for measured in result["speed"]["results"]:
             s = measured["speed_up"]
             cells.append(f"{s['estimate']:.2f} [{s['low']:.2f}, {s['high']:.2f}]")
         lines.append("| " + " | ".join(cells) + " |")
     machine = results[0]["speed"]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines += [
         "",
-        "Error: the compact ONNX on MNIST's 10,000 test images. Parameters and FLOPs: the compact ONNX of the gated "
-        "ONNX, counted in the graph. Speed-up: the gated ONNX's time over the compact's, with its 95 % interval, one "
-        "thread of onnxruntime.",
+        "Error: of the compact ONNX on MNIST's 10,000 test images. Parameters and FLOPs: counted in the compact ONNX, "
+        "beside the network's without gates. Speed-up: time of the gated ONNX over that of the compact one, with its "
+        "95 % interval, one thread of onnxruntime.",
         "",
-        f"Machine and versions: `{json.dumps(machine)}`.",
-        "",
+        f"Measured on {machine['processor']}, {machine['usable_cores']} cores, Python {machine['python']}, {versions}.",
         "Repeat: `python benchmarks/paper/report.py --data DIR RUN ...`.",
     ]
     return "\n".join(lines) + "\n"

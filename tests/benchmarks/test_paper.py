@@ -68,3 +68,31 @@ def test_wrong_idx_files_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"neither train-images-idx3-ubyte nor train-images-idx3-ubyte\.gz is there"):
         idx.load_mnist(tmp_path)
+
+
+def test_the_table_sets_each_run_beside_the_papers_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))  # as when it runs as a script
+    report = load_script("report")
+    speeds = [
+        {"batch": batch, "speed_up": {"estimate": 3.0 + batch, "low": 2.5, "high": 40.125}} for batch in report.BATCHES
+    ]
+    machine = {"processor": "A chip", "usable_cores": 2, "python": "3.11", "versions": {"torch": "2.13", "onnx": "1.2"}}
+    result = {
+        "training": {
+            "network": "lenet-5",
+            "lambdas_times_n": [10.0, 0.5, 0.1, 10.0],
+            "kept_units": [9, 18, 65, 25],
+            "parameters_dense": 431080,
+            "flops_dense": 4586000,
+        },
+        "onnx_test_error_percent": {"gated": 1.0, "compact": 0.986},
+        "conversion": {"after": {"parameters": 6212, "macs": 500000}},
+        "speed": {"results": speeds, "machine": machine},
+    }
+    lines = report.table_of([result]).splitlines()
+    assert lines[2] == (
+        "| lenet-5 | 10, 0.5, 0.1, 10 | 9-18-65-25 | 9-18-65-25 | 0.99 | 1.0 | 6,212 of 431,080 "
+        "| 1,000,000 of 4,586,000 | 4.00 [2.50, 40.12] | 35.00 [2.50, 40.12] |"
+    )
+    assert lines[6].startswith("Measured on A chip, 2 cores, Python 3.11, torch 2.13, onnx 1.2.")
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
