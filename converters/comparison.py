@@ -41,17 +41,12 @@ class Limit:
     Args:
         relative: the limit, of an output's scale.
         dtype: the coarsest floating-point type of the model, "float32".
-        longest_sum: K above.
+        reason: where the limit comes from, in words.
     """
 
     relative: float
     dtype: str
-    longest_sum: int
-
-    @property
-    def reason(self) -> str:
-        """The limit in words."""
-        return f"rounding of {self.dtype} sums of up to {self.longest_sum} terms, epsilon * sqrt(terms)"
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,8 @@ def rounding_limit(model: ir.Model) -> Limit:
     weights = [value for value in model.graph.initializers.values() if value.shape is not None and len(value.shape)]
     dtypes = {value.dtype for value in [*model.graph.inputs, *weights] if value.dtype in EPSILON}
     dtype = max(dtypes, key=lambda dtype: EPSILON[dtype], default=ir.DataType.FLOAT)
-    return Limit(EPSILON[dtype] * math.sqrt(longest), _NAMES[dtype], longest)
+    reason = f"rounding of {_NAMES[dtype]} sums of up to {longest} terms, epsilon * sqrt(terms)"
+    return Limit(EPSILON[dtype] * math.sqrt(longest), _NAMES[dtype], reason)
 
 
 def compare(name: str, batch: str, reference: Array, other: Array) -> Difference:

@@ -116,11 +116,11 @@ def _weight_differs(found: ir.TensorProtocol, exact: ir.TensorProtocol | None) -
     if b.dtype != np.float64 or not a.size:
         return None if np.array_equal(a, b) else "integers differ"
     with np.errstate(invalid="ignore"):
-        error = np.abs(a.astype(np.float64) - b)
-    error[~np.isfinite(b) & (a == b)] = 0  # masks hold -inf on purpose
+        # masks hold -inf on purpose
+        error = np.where(a == b, 0, np.abs(a.astype(np.float64) - b))
     scale = float(np.abs(b[np.isfinite(b)]).max(initial=0))
     allowed = _ROUNDINGS * EPSILON[found.dtype] * scale
-    if float(error.max()) <= allowed:
+    if float(error.max()) <= allowed:  # NaN, of an infinity against a number, is not
         return None
     place = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
     return f"{float(a[place]):.7g} at {list(place)}, expected {float(b[place]):.7g}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # protobuf cannot hold 2 GiB; what is left is for the graph itself
 _LARGEST_EMBEDDED_BYTES = 1_900_000_000
+GATED = "gated.onnx"
 _REPORT = "report.json"
 
 
@@ -93,29 +94,51 @@ def write_report(report: Report, folder: Path) -> None:
     (folder / _REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
-def publish(folder: Path, output: Path, report: str | Path | None = None) -> None:
-    """Move the finished files of a staging folder to their places, the model last.
+def publish(
+    folder: Path, output: Path, report: str | Path | None = None, gated_output: str | Path | None = None
+) -> None:
+    """Move the finished files of a staging folder to their places, the compact model last.
 
-    A report may lie in another folder, on another file system: it is copied beside its target first.
+    Report and gated model may lie on another file system: they are copied beside their targets first.
 
     Raises:
         ModelFileError: a target cannot be written.
     """
     try:
+        if gated_output is not None:
+            target = Path(gated_output)
+            if (folder / f"{GATED}.data").exists():
+                # the graph names its data file, so it must be saved anew to be renamed
+                _copy_model(folder / GATED, target)
+            else:
+                _copy(folder / GATED, target)
+        if report is not None:
+            _copy(folder / _REPORT, Path(report))
         data = folder / f"{output.name}.data"
         if data.exists():
             data.replace(output.with_name(data.name))
-        if report is not None:
-            target = Path(report)
-            beside = target.with_name(f".{target.name}.{os.getpid()}")
-            try:
-                shutil.copyfile(folder / _REPORT, beside)
-                beside.replace(target)
-            finally:
-                beside.unlink(missing_ok=True)
         (folder / output.name).replace(output)
     except OSError as error:
         raise ModelFileError(f"{error.filename or output}: cannot be written ({error.strerror}).") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(source, beside)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    import onnx_ir as ir
+
+    with staging_folder(target) as folder:
+        save_model(ir.load(str(source)), folder / target.name)
+        data = folder / f"{target.name}.data"
+        data.replace(target.with_name(data.name))
+        (folder / target.name).replace(target)
 
 
 def _embed_weights(model: ir.Model) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.output_files import append_metadata, publish, save_model, staging_folder, write_report
+from converters.output_files import GATED, append_metadata, publish, save_model, staging_folder, write_report
 from converters.report_making import Stopwatch, make_report
 from converters.sources import GatedModel, SourceOptions, load_source
 from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
@@ -42,6 +42,7 @@ def convert(
     opset: int | None = None,
     exact: bool | None = None,
     report: str | Path | None = None,
+    gated_output: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Turn a gated model into a compact ONNX file that computes the same function.
@@ -59,6 +60,7 @@ def convert(
         opset: ONNX opset version of the export.
         exact: verify in float64 too; None does so for small models and in doubtful cases.
         report: also write the report as JSON to this path.
+        gated_output: also write the exported gated model, to measure against (`l0runtime bench`).
         progress: called with the name of each stage as it begins.
     Raises:
         VerificationError: gated and compact disagree; nothing is written.
@@ -66,12 +68,13 @@ def convert(
         ModelFileError, UnsupportedModelError, InputError, OptionError: see their messages.
     """
     output, watch = Path(output), Stopwatch(progress)
+    _check_outputs(source, output, gated_output)
     with staging_folder(output, source) as folder, _modes_restored(source):
         with watch("load"):
             settings = SourceOptions(model, example_inputs, options or {})
             gated = _load(source, settings, example_kwargs, format)
         with watch("export"):
-            gated_path, exported = _as_onnx(gated, folder / "gated.onnx", dynamic_shapes, opset)
+            gated_path, exported = _as_onnx(gated, folder / GATED, dynamic_shapes, opset)
         with watch("compact"):
             compaction = _compact(gated_path, gated)
             compact_path = save_model(compaction.model, folder / output.name)
@@ -82,8 +85,17 @@ def convert(
             append_metadata(compact_path, result.metadata())
         result = watch.complete(result, output)
         write_report(result, folder)
-        publish(folder, output, report)
+        publish(folder, output, report, gated_output)
     return result
+
+
+def _check_outputs(source: object, output: Path, gated_output: str | Path | None) -> None:
+    if gated_output is None:
+        return
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".onnx":
+        raise OptionError(f"{source}: is the gated model itself; leave out the gated output.")
+    if Path(gated_output).absolute() == output.absolute():
+        raise OptionError(f"{output}: the gated and the compact model need two paths.")
 
 
 def _load(

@@ -171,7 +171,8 @@ def _signature(value: ir.Value) -> str:
 def _require_exact(exactness: Exactness, limit: Limit) -> None:
     """Raise unless the float64 twin is equal and the shipped model is its rounding."""
     if exactness.difference.relative > EXACT_LIMIT:
-        raise _mismatch(exactness.difference, Limit(EXACT_LIMIT, "float64", limit.longest_sum), " Checked in float64.")
+        exact_limit = Limit(EXACT_LIMIT, "float64", "in float64, where only the order of sums may differ")
+        raise _mismatch(exactness.difference, exact_limit)
     if exactness.misrounded is None:
         return
     weight, reason = exactness.misrounded

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 @click.option("--static", is_flag=True, help="Fix every input size, the batch too, at the example's.")
 @click.option("--opset", type=int, help="ONNX opset version of the export.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write the report as JSON.")
+@click.option(
+    "--gated",
+    "gated_output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="Also write the exported gated model, to measure against.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     source: Path,
@@ -51,6 +58,7 @@ def command(
     static: bool,
     opset: int | None,
     report: Path | None,
+    gated_output: Path | None,
     as_json: bool,
 ) -> None:
     """Turn a gated checkpoint or ONNX file into a compact, verified ONNX file.
@@ -72,6 +80,7 @@ def command(
         opset=opset,
         exact=exact,
         report=report,
+        gated_output=gated_output,
         progress=lambda stage: click.echo(f"{stage} ...", err=True),
     )
     if as_json:
