@@ -111,7 +111,7 @@ def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
         return _scale_operands(graph, node, scale.factors, {1: -1})
     if node.op_type == "Einsum":
         labels = _einsum_labels(node)
-        place = None if labels is None else _einsum_weight(node, labels[0], labels[1][scale.dim])
+        place = None if labels is None else _einsum_weight(node, labels[0], labels[1][scale.dim], scale)
         return place is not None and _scale_operands(graph, node, scale.factors, dict([place]))
     return False
 
@@ -121,10 +121,11 @@ def _einsum_labels(node: ir.Node) -> tuple[list[list[str]], list[str]] | None:
     return parse_equation(string_attribute(node, "equation", ""), ranks) if len(ranks) == len(node.inputs) else None
 
 
-def _einsum_weight(node: ir.Node, operands: list[list[str]], label: str) -> tuple[int, int] | None:
-    """A constant operand with the label exactly once, and the dimension where: a factor along it may go there."""
+def _einsum_weight(node: ir.Node, operands: list[list[str]], label: str, scale: _Scale) -> tuple[int, int] | None:
+    """A constant operand that carries the label at full width, and its dimension: factors along it may go there."""
     for slot, labels in enumerate(operands):
-        if labels.count(label) == 1 and array_of(node.inputs[slot]) is not None:
+        array = array_of(node.inputs[slot])
+        if labels.count(label) == 1 and array is not None and array.shape[labels.index(label)] == scale.factors.size:
             return slot, labels.index(label)
     return None
 
@@ -146,7 +147,7 @@ def _columns(node: ir.Node, slot: int, scale: _Scale) -> dict[int, int] | None:
     """Which operand's dimension reads the value, None if the reader is not a weighted sum over it."""
     if node.domain in ("", "ai.onnx") and node.op_type == "Einsum":
         labels = _einsum_labels(node)
-        place = None if labels is None else _einsum_weight(node, labels[0], labels[0][slot][scale.dim])
+        place = None if labels is None else _einsum_weight(node, labels[0], labels[0][slot][scale.dim], scale)
         return None if place is None else dict([place])
     if node.domain not in ("", "ai.onnx") or array_of(operand(node, 1)) is None or slot != 0:
         return None

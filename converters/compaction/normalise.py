@@ -43,6 +43,9 @@ def normalise(model: ir.Model) -> None:
     fold_constants(graph)
     passes.IdentityEliminationPass()(model)
     contents = complete_shapes(graph)
+    if any(output.shape is None for node in graph for output in node.outputs):
+        infer_missing_shapes(model)  # what has been completed may be all that was missing
+        contents = complete_shapes(graph)
     canonicalise_view_chains(graph)
     rewrite_shape_operands(graph, contents)
     recognise_layer_norms(graph)

@@ -32,7 +32,7 @@ _LIKE_FIRST = frozenset(
         *("IsNaN", "IsInf", "Cast", "Identity", "Dropout", "Clip", "LayerNormalization", "Reciprocal", "Cos", "Sin"),
         *("BatchNormalization", "Celu", "Elu", "Floor", "GroupNormalization", "HardSigmoid", "HardSwish", "Log"),
         *("InstanceNormalization", "LRN", "LeakyRelu", "LpNormalization", "Mish", "Round", "Selu", "Sign", "Softplus"),
-        *("Softsign", "Swish", "ThresholdedRelu"),
+        *("RMSNormalization", "Softsign", "Swish", "ThresholdedRelu"),
     }
 )
 _ANONYMOUS = ir.SymbolicDim(None)
@@ -56,6 +56,9 @@ def complete_shapes(graph: ir.Graph) -> dict[ir.Value, list[Dim]]:
             shape = _infer(node, contents)
             if shape is not None and (output.shape is None or len(output.shape) == len(shape)):
                 output.shape = ir.Shape(shape if output.shape is None else _merge(list(output.shape), shape))
+                if output.type is None and node.op_type in _LIKE_FIRST - {"Cast", "Not", "IsNaN", "IsInf"}:
+                    source = node.inputs[0]
+                    output.type = None if source is None else source.type
     return contents
 
 

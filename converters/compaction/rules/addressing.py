@@ -72,9 +72,8 @@ def relate_gather_nd(node: ir.Node) -> list[Relation] | Refusal:
         places, target = axis_of(index, dim), axis_of(output, dim)
         axes = [places, target] if dim >= batch else [axis_of(x, dim), places, target]
         if members := _equal(axes):
-            relations.append(
-                Tie(node, members[:-1], members[-1:], agreed_constants(members[:1]) if dim < batch else None)
-            )
+            transfer = agreed_constants(members[:1]) if dim < batch else None
+            relations.append(Tie(node, members[:-1], members[-1:], transfer))
     for dim in range(batch + depth, x_rank):
         before, after = axis_of(x, dim), axis_of(output, dim - depth - batch + index_rank - 1)
         if before is not None and after is not None:

@@ -19,8 +19,8 @@ _KEPT_WHOLE = {
     "com.microsoft::Attention": "its packed projection has no rule; run the model through plain operators",
     "com.microsoft::GroupQueryAttention": "it keeps key and value caches whose widths its caller knows",
     "com.microsoft::DecoderMaskedMultiHeadAttention": "it keeps key and value caches whose widths its caller knows",
-    "com.microsoft::SkipLayerNormalization": "a sum fused with a norm has no rule; export it as Add and LayerNormalization",
-    "com.microsoft::SkipSimplifiedLayerNormalization": "a sum fused with a norm has no rule; export it as Add and norm",
+    "com.microsoft::SkipLayerNormalization": "a sum fused with a norm has no rule; export Add and norm",
+    "com.microsoft::SkipSimplifiedLayerNormalization": "a sum fused with a norm has no rule; export Add and norm",
     "com.microsoft::EmbedLayerNormalization": "an embedding fused with a norm has no rule",
 }
 
