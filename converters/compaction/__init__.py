@@ -16,8 +16,9 @@ from converters.compaction import rules as rules  # importing registers every ru
 from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
-from converters.compaction.fold import fold_scales
+from converters.compaction.fold import fold_scales, merge_additions
 from converters.compaction.interface import Interface
+from converters.compaction.map_folding import folded_maps
 from converters.compaction.names import make_names_unique
 from converters.compaction.normalise import merge_equal_clones, normalise
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
@@ -56,8 +57,9 @@ def compact(model: ir.Model) -> Compaction:
         permission.solve()
     representatives = choose(analysis, permission)
     plan = make_plan(analysis, permission, representatives, selections)
-    rewrite(Edit(graph, analysis, permission, representatives, selections))
+    rewrite(Edit(graph, analysis, permission, representatives, selections, folded_maps(analysis, permission)))
     merge_equal_clones(graph)
+    merge_additions(graph)
     fold_scales(graph)
     remove_dead_nodes(graph)
     interface.restore(graph)

@@ -53,6 +53,29 @@ def _fold_away(graph: ir.Graph, node: ir.Node) -> bool:
     return False
 
 
+def merge_additions(graph: ir.Graph) -> None:
+    """x + a + b with constants a and b becomes x + (a + b): folded constants often meet a bias that follows."""
+    for node in list(graph):
+        if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+            continue
+        outer = next((slot for slot in (0, 1) if array_of(node.inputs[slot]) is not None), None)
+        if outer is None or (inner_value := node.inputs[1 - outer]) is None:
+            continue
+        before = inner_value.producer()
+        if before is None or before.op_type != "Add" or not _only_reader(inner_value, node):
+            continue
+        inner = next((slot for slot in (0, 1) if array_of(before.inputs[slot]) is not None), None)
+        data = None if inner is None else before.inputs[1 - inner]
+        a, b = None if inner is None else array_of(before.inputs[inner]), array_of(node.inputs[outer])
+        if data is None or a is None or b is None or is_constant(data):
+            continue
+        if a.dtype != b.dtype or a.shape != b.shape or not rank(data) or a.ndim > (rank(data) or 0):
+            continue
+        _set(graph, node, outer, (as_float64(a) + as_float64(b)).astype(b.dtype))
+        node.replace_input_with(1 - outer, data)
+        graph.remove(before, safe=True)
+
+
 def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
     """The data operand and the constant vector that multiplies it, None if this Mul is something else."""
     output = node.outputs[0]

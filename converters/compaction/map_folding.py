@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from converters.compaction.axes import Facts, array_of
-from converters.compaction.maps import Maps
+from converters.compaction.axes import Facts, Permission, array_of, as_float64
+from converters.compaction.maps import Map, Maps, convolve
 from converters.compaction.relations import Contract, Relation
+
+if TYPE_CHECKING:
+    from converters.compaction.analysis import Analysis
 
 _MAC_NS = 0.02
 _CHAIN_NS = 3 * 0.3
@@ -37,6 +41,23 @@ def permit_maps(relations: Iterable[Relation], maps: Maps, facts: Facts) -> None
         constant = maps.fixed(relation.data.value) & ~facts.is_zero(relation.data)
         # where constants would need a representative, the map takes them too
         relation.mapped = varying | constant if relation.fold == "representative" else varying
+
+
+def folded_maps(analysis: Analysis, permission: Permission) -> dict[Contract, Map]:
+    """What the removed input-independent channels add behind each convolution, shape [O, *space] at full width.
+
+    Evaluated while the graph is still as it was: the rewriting changes weights and groups.
+    """
+    found: dict[Contract, Map] = {}
+    for relation in analysis.relations:
+        if not isinstance(relation, Contract) or relation.mapped is None or relation.node is None:
+            continue
+        index = relation.maps_to_fold(permission)
+        weight = array_of(relation.node.inputs[1])
+        if index.size and weight is not None:
+            data = analysis.maps.evaluate(relation.data.value)[index]
+            found[relation] = convolve(relation.node, data, as_float64(weight[:, index]))
+    return found
 
 
 def _pays(node: ir.Node, channels: int) -> bool:

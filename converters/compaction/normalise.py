@@ -151,8 +151,9 @@ def clone_initializers_per_use(graph: ir.Graph) -> None:
         if value.is_graph_input():
             continue
         uses = [use for use in value.uses() if use.node.graph is graph]
-        # where the initializer is an output of the model too, that is its first use
-        for number, (node, slot) in enumerate(uses if value.is_graph_output() else uses[1:], start=1):
+        # an output of the model and what a subgraph reads stay whole, so every other use gets its own
+        shared = value.is_graph_output() or len(uses) < len(value.uses())
+        for number, (node, slot) in enumerate(uses[0 if shared else 1 :], start=1):
             clone = ir.Value(
                 name=f"{value.name}_use{number}", shape=value.shape, type=value.type, const_value=value.const_value
             )

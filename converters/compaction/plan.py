@@ -187,7 +187,8 @@ def _replaced(analysis: Analysis) -> tuple[Replaced, ...]:
 
 
 def _name(node: ir.Node | None) -> str:
-    return "" if node is None else f"{node.op_type} {node.name}"
+    # files from elsewhere often leave nodes without a name; their output has one
+    return "" if node is None else f"{node.op_type} {node.name or node.outputs[0].name}"
 
 
 def _reasons(

@@ -6,7 +6,7 @@ decision (`Edit`), never the state that an earlier fixup left behind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of
 from converters.compaction.branches import cut_branches, insert_selections
+from converters.compaction.maps import Map
 from converters.compaction.names import register_initializer
 from converters.compaction.registry import FIXUPS, operator_key
 from converters.compaction.relations import Contract, Relation
@@ -31,9 +32,11 @@ class Edit:
         permission: Permission,
         representatives: dict[Contract, int],
         selections: Sequence[Selection] = (),
+        maps: Mapping[Contract, Map] | None = None,
     ) -> None:
         self.graph = graph
         self.selections = tuple(selections)
+        self.maps: Mapping[Contract, Map] = {} if maps is None else maps
         self.facts: Facts = analysis.facts
         self.representatives = representatives
         self._analysis = analysis

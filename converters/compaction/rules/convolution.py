@@ -7,7 +7,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, array_of, as_float64, static_size
-from converters.compaction.maps import convolve
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Contract, Fold, Grouped, Pin, Relation, Tie
 from converters.compaction.rewrite import Edit
@@ -181,12 +180,9 @@ def _fold(edit: Edit, node: ir.Node, relation: Contract) -> None:
 
 def _fold_maps(edit: Edit, node: ir.Node, relation: Contract) -> None:
     """Add what removed input-independent channels contributed, as a map behind the convolution."""
-    index = relation.maps_to_fold(edit.permission)
-    if index.size == 0:
+    added, original = edit.maps.get(relation), array_of(node.inputs[1])
+    if added is None or original is None:
         return
-    original, x = array_of(node.inputs[1]), relation.data.value
-    assert original is not None
-    added = convolve(node, edit.analysis.maps.evaluate(x)[index], as_float64(original[:, index]))  # [O, *space]
     out_axis = axis_of(node.outputs[0], 1)
     if out_axis is not None:
         added = added[edit.kept(out_axis)]
