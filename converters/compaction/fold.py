@@ -130,7 +130,14 @@ def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
         return _scale_operands(graph, node, scale.factors, {1: 0, 2: 0})
     if node.op_type == "Gemm" and scale.dim == 1:
         return _scale_operands(graph, node, scale.factors, {1: 0 if int_attribute(node, "transB", 0) else 1, 2: -1})
-    if node.op_type == "MatMul" and scale.dim == (rank(node.outputs[0]) or 0) - 1:
+    weight = array_of(operand(node, 1))
+    if (
+        node.op_type == "MatMul"
+        and scale.dim == (rank(node.outputs[0]) or 0) - 1
+        and weight is not None
+        and weight.ndim > 1
+    ):
+        # behind a product with a vector the last dimension is one of rows
         return _scale_operands(graph, node, scale.factors, {1: -1})
     if node.op_type == "Einsum":
         labels = _einsum_labels(node)

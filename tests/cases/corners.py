@@ -534,3 +534,131 @@ def fused_attention_with_a_mask(r):
         opset=23, wq=weight(r, 8, 16), wk=weight(r, 8, 16), wv=weight(r, 8, 16), wo=weight(r, 16, 8),
         mask=weight(r, 4, 5, 5), gate=np.repeat(gate(r, 4, (1, 2)), 4),
     )  # fmt: skip
+
+
+def behind_zero(r, middle, **weights):
+    """Units u > 1, each reading one positive feature e > 2; MIDDLE maps u to m; m * gate is an output."""
+    return model(
+        f"""(float[N,6] x) => (float[N,8] y) {{
+            h = MatMul(x, w1)
+            p = Exp(h)
+            e = Add(p, two)
+            u = MatMul(e, w2)
+            {middle}
+            y = Mul(m, gate)
+        }}""",
+        w1=weight(r, 6, 8), w2=np.diag(r.uniform(0.5, 1, 8)).astype(np.float32), gate=gate(r, 8),
+        two=2.0, **weights,
+    )  # fmt: skip
+
+
+@case(equality="what a closed gate hides must stay finite: 0 times 1 / 0 would not be 0")
+def reciprocal_behind_a_closed_gate(r):
+    return behind_zero(r, "m = Reciprocal(u)")
+
+
+@case(equality="what a closed gate hides must stay finite: 0 times the logarithm of 0 would not be 0")
+def logarithm_behind_a_closed_gate(r):
+    return behind_zero(r, "m = Log(u)")
+
+
+@case(equality="what a closed gate hides must stay finite: 0 times the root of a negative number would not be 0")
+def root_behind_a_closed_gate(r):
+    return behind_zero(r, "v = Sub(u, half)\n m = Sqrt(v)", half=0.5)
+
+
+@case(equality="what a closed gate hides must stay finite: a quotient whose denominator nobody seems to need")
+def quotient_behind_a_closed_gate(r):
+    return behind_zero(r, "m = Div(e, u)")
+
+
+@case(equality="whole numbers divide to whole numbers: 7 / 2 = 3")
+def integer_division_of_constants(r):
+    return model(
+        """(float[N,6] x) => (float[N,3] y) {
+            i = Cast<to=6>(x)
+            h = MatMul(i, w1)
+            g = Mul(h, gate)
+            p = Add(g, seven)
+            q = Div(p, two)
+            s = MatMul(q, w2)
+            y = Cast<to=1>(s)
+        }""",
+        w1=r.integers(-3, 4, (6, 8)).astype(np.int32), gate=(gate(r, 8) > 0).astype(np.int32), seven=np.int32(7),
+        two=np.int32(2), w2=r.integers(-3, 4, (8, 3)).astype(np.int32),
+    )  # fmt: skip
+
+
+@case(equality="whole numbers divide to whole numbers, in an offset that becomes a constant branch")
+def integer_division_in_a_closed_branch(r):
+    return model(
+        """(float[N,6] x) => (float[N,8] y) {
+            i = Cast<to=6>(x)
+            h = MatMul(i, w1)
+            g = Mul(h, gate)
+            p = Sub(g, seven)
+            q = Div(p, two)
+            k = MatMul(i, w2)
+            s = Add(k, q)
+            y = Cast<to=1>(s)
+        }""",
+        w1=r.integers(-3, 4, (6, 8)).astype(np.int32), gate=np.zeros(8, np.int32), seven=np.int32(7), two=np.int32(2),
+        w2=r.integers(-3, 4, (6, 8)).astype(np.int32),
+    )  # fmt: skip
+
+
+@case(equality="eight rows and eight columns: factors of the rows are none of the columns")
+def row_factors_behind_a_product_with_a_vector(r):
+    return model(
+        """(float[8,6] x) => (float[8] y) {
+            h = MatMul(x, w1)
+            a = Relu(h)
+            p = MatMul(a, w2)
+            s = Mul(p, z)
+            y = Tanh(s)
+        }""",
+        w1=weight(r, 6, 8), w2=vector(r, 8), z=gate(r, 8, ()),
+    )  # fmt: skip
+
+
+@case(equality="eight rows and eight columns: factors of the rows are none of the columns")
+def row_factors_of_a_square_product(r):
+    return model(
+        """(float[8,6] x) => (float[8,8] y) {
+            h = MatMul(x, w1)
+            s = Mul(h, z)
+            a = Relu(s)
+            t = Mul(a, z)
+            p = MatMul(t, w2)
+            y = Tanh(p)
+        }""",
+        w1=weight(r, 6, 8), w2=weight(r, 8, 8), z=gate(r, 8, (2, 5)).reshape(8, 1),
+    )  # fmt: skip
+
+
+@case(equality="weights on the left: factors of the columns are the input's")
+def column_factors_behind_a_left_product(r):
+    return model(
+        """(float[8,8] x) => (float[8,8] y) {
+            h = MatMul(w1, x)
+            s = Mul(h, z)
+            a = Relu(s)
+            p = MatMul(w2, a)
+            t = Mul(p, z)
+            y = Tanh(t)
+        }""",
+        w1=weight(r, 8, 8), w2=weight(r, 8, 8), z=gate(r, 8, (2, 5)),
+    )  # fmt: skip
+
+
+@case(equality="negative factors do not pass a ReLU")
+def negative_factors_around_relu(r):
+    return dense(r, "n = Mul(g, z)\n a = Relu(n)\n b = Mul(a, z2)\n m = LeakyRelu(b)", z=vector(r, 8), z2=vector(r, 8))
+
+
+@case(equality="factors pass a pool over pixels, not one over channels")
+def factors_around_pools(r):
+    return image(
+        r, "a = MaxPool<kernel_shape=[2,2]>(g)\n b = Mul(a, z)\n"
+        " c = AveragePool<kernel_shape=[2,2], pads=[1,1,0,0]>(b)\n d = Mul(c, z2)\n m = Mul(d, z2)", z=channels(vector(r, 8)), z2=channels(gate(r, 8)),
+    )  # fmt: skip

@@ -93,6 +93,10 @@ def _product(*factors: Constants) -> Constants:
     return np.where(zero & ~infinite, 0.0, result)
 
 
+def _only_zeros(*factors: Constants) -> Constants:
+    return np.where(_product(*factors) == 0, 0.0, np.nan)
+
+
 def _quotient(x: Constants, y: Constants) -> Constants:
     # quotients are taken to be finite, so zero over an unknown is zero
     return np.where((x == 0) & (y != 0), 0.0, x / y)
@@ -194,6 +198,8 @@ OPAQUE = (
     *("BitwiseXor", "Ceil", "Cosh", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
     *("LessOrEqual", "Mod", "Not", "Or", "Round", "Shrink", "Sign", "Sinh", "Tan", "ThresholdedRelu", "Xor"),
 )
+# right on integers as they stand (Cast looks at the types itself); all others round or may overflow
+_EXACT_ON_INTEGERS = ("Cast", "Clip", "Dropout", "Identity", "Max", "Min", "Relu", "Where")
 # a constant zero in one operand makes the others unread
 _ANNIHILATORS = ("Mul",)
 # affine in the operand at this position as long as the others are constants; None: in any one operand
@@ -213,6 +219,8 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
     function = CONTINUOUS[node.op_type](node) if node.op_type in CONTINUOUS else None
     if node.op_type == "Cast" and not (_is_float(inputs[0]) and _is_float(output)):
         function = None  # casting to an integer or a bool is a step function
+    if output.dtype is not None and output.dtype.is_integer() and node.op_type not in _EXACT_ON_INTEGERS:
+        function = _only_zeros if node.op_type == "Mul" else None  # integers round down and wrap around
     relations: list[Relation] = []
     for out_axis in axes_of(output):
         at_axis = _aligned(inputs, out_axis, out_rank)
