@@ -24,6 +24,7 @@ from l0runtime.session.arrays import (
     to_ort_value,
     torch_dtype_as_numpy,
 )
+from l0runtime.session.batches import Batching, RowGuard
 from l0runtime.session.bound import BoundRun
 from l0runtime.session.devices import CPU, AssignedNode, Device
 from l0runtime.session.specs import InputChecker, TensorSpec, specs_of
@@ -45,7 +46,15 @@ class Session:
     """
 
     def __init__(
-        self, raw: Any, device: Device, source: str, nodes: tuple[AssignedNode, ...], *, async_threads: int = 1
+        self,
+        raw: Any,
+        device: Device,
+        source: str,
+        nodes: tuple[AssignedNode, ...],
+        *,
+        async_threads: int = 1,
+        max_batch: int | None = None,
+        buckets: Sequence[int] = (),
     ) -> None:
         self._raw = raw
         # The inner object's `run` skips name checks that are made here, and a fallback that is switched off.
@@ -65,6 +74,9 @@ class Session:
         self._checker = InputChecker(self.inputs)
         # onnxruntime's array interface does not know bfloat16; OrtValues do
         self._needs_values = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))
+        self._batching: Batching | None = None
+        if max_batch is not None or buckets:
+            self._batching = Batching(RowGuard(self.inputs, self.outputs), max_batch, buckets)
         self._async_threads = async_threads
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
@@ -173,10 +185,28 @@ class Session:
     def _run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
         self._checker.check_names(inputs)
         if self.device.memory != "cpu" and any(is_on_gpu(value) for value in inputs.values()):
+            if self._batching is not None:
+                raise InputError("max_batch and buckets take CPU arrays; load without them to pass GPU tensors.")
             return self._run_on_gpu(inputs, names)
         feed, kind = self._numpy_feed(inputs)
-        results = self._run_arrays(feed, names)
+        if self._batching is None:
+            results = self._run_arrays(feed, names)
+        else:
+            everything = dict(zip(self._names, self._batching.run(self.run_arrays, feed), strict=True))
+            results = [everything[name] for name in names]
         return results if kind == "numpy" else [from_numpy(result, kind) for result in results]
+
+    def check(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], Kind]:
+        """The inputs as NumPy views in the model's order, and the kind of array that `run` would return for them.
+
+        Raises:
+            InputError: a wrong name, dtype or shape.
+        """
+        return self._numpy_feed(inputs)
+
+    def run_arrays(self, feed: dict[str, Array]) -> list[Any]:
+        """All outputs of a feed that `check` gave, in one run, without checking it again."""
+        return self._run_arrays(feed, self._names)
 
     def _numpy_feed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], Kind]:
         """The inputs as checked NumPy views, in the model's order, and the kind of array to return."""
