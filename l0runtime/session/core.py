@@ -77,6 +77,7 @@ class Session:
         self._batching: Batching | None = None
         if max_batch is not None or buckets:
             self._batching = Batching(RowGuard(self.inputs, self.outputs), max_batch, buckets)
+        self._plain_cpu = self.device.memory == "cpu" and self._batching is None and not self._needs_values
         self._async_threads = async_threads
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
@@ -120,7 +121,7 @@ class Session:
         for name in kwargs:
             if name in feed:
                 raise InputError(f"input '{name}': given by position and by name.")
-        results = self._run(feed | kwargs, self._names)
+        results = self._run(feed | kwargs if kwargs else feed, self._names)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run_async(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Future[dict[str, Any]]:
@@ -183,6 +184,8 @@ class Session:
         return names
 
     def _run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
+        if self._plain_cpu and self._checker.fits_as_it_is(inputs):
+            return self._run_arrays(inputs, names)  # type: ignore[arg-type]
         self._checker.check_names(inputs)
         if self.device.memory != "cpu" and any(is_on_gpu(value) for value in inputs.values()):
             if self._batching is not None:
