@@ -10,6 +10,8 @@ Every message says where, what was found, what was expected and what to do. The 
     ├── DeviceError                   the device asked for is absent, or would fall back silently
     ├── MissingDependencyError        an optional package is needed; the message names it
     ├── GateParameterError            hard-concrete constants or a gate shape without a meaning
+    ├── QueueFullError                too many requests wait already
+    ├── DeadlineError                 a request waited longer than its timeout
     ├── VerificationError             gated and compact disagree by more than rounding explains
     └── OptionError                   exit code 2: an option is unknown or contradicts another
 """
@@ -51,6 +53,14 @@ class MissingDependencyError(L0RuntimeError):
 
 class GateParameterError(L0RuntimeError, ValueError):
     """Hard-concrete constants, or a gate shape, without a meaning."""
+
+
+class QueueFullError(L0RuntimeError):
+    """Too many requests wait already, or the queue is closed."""
+
+
+class DeadlineError(L0RuntimeError):
+    """A request waited longer than its timeout."""
 
 
 class VerificationError(L0RuntimeError):

@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 Clock = Literal["thread", "wall"]
 BASELINE, CANDIDATE, CONTROL = "baseline", "candidate", "control"
 ROLES = (BASELINE, CANDIDATE, CONTROL)
+_CALIBRATION_CALLS = 3
 # every order of creation once
 ROUND_ORDERS = tuple(itertools.permutations(ROLES))
 
@@ -113,8 +114,8 @@ def choose_plan(group_seconds: float, creation_seconds: float, budget_seconds: f
     """
     left = max(budget_seconds / len(ROUND_ORDERS) - creation_seconds, 0.0)
     calls_per_round = int(left / group_seconds)
-    blocks = min(max(calls_per_round // 5, 3), 12)
-    calls = min(max(calls_per_round // blocks, 3), 60)
+    blocks = min(max(calls_per_round // 8, 3), 12)
+    calls = min(max(calls_per_round // blocks, 5), 60)
     dropped = max(1, calls // 5)
     # reading the processor clock costs some 0.3 us, so it is read for no less than 0.1 ms of work
     chunk = min(max(1, math.ceil(len(ROLES) * 1e-4 / group_seconds)), calls - dropped)
@@ -149,15 +150,18 @@ def measure(
     gc.disable()  # a collection inside a call would be charged to the model
     try:
         for order in orders:
-            before = time.perf_counter()
+            stopwatch = _Stopwatch(clock)
             runners: dict[str, Runner] = {}
             for role in order:
                 runners[role] = make[role]()
                 for _ in range(2):
                     runners[role].run()
-            created = time.perf_counter() - before
             if plan is None:
-                plan = choose_plan(_group_seconds(runners), created, budget_seconds)
+                created, stopwatch = stopwatch.seconds(), _Stopwatch(clock)
+                for role in order:
+                    for _ in range(_CALIBRATION_CALLS):
+                        runners[role].run()
+                plan = choose_plan(stopwatch.seconds() / _CALIBRATION_CALLS, created, budget_seconds)
             blocks = [tuple(ROLES[i] for i in generator.permutation(len(ROLES))) for _ in range(plan.blocks)]
             block_orders.append(tuple(blocks))
             for role in ROLES:
@@ -200,11 +204,17 @@ def _time_block(run: Callable[[], None], plan: Plan, wall_ms: Array, thread_ms: 
         thread_ms[chunk] = (thread() - thread_begin) / 1e6 / plan.chunk
 
 
-def _group_seconds(runners: Mapping[str, Runner]) -> float:
-    """Seconds that one call of each takes, from the median of a few."""
-    total = 0.0
-    for runner in runners.values():
-        out = np.empty(3)
-        _time_block(runner.run, Plan(blocks=1, calls=3, dropped=3), out, np.empty(0))
-        total += float(np.median(out)) / 1e3
-    return total
+class _Stopwatch:
+    """Seconds since it was made, for planning.
+
+    Where processor time is the clock, that, but no less than half of the wall time: on a busy machine wall time would
+    plan too few calls to say anything, so there a measurement may take up to twice its budget.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._wall, self._thread = time.perf_counter(), time.thread_time()
+
+    def seconds(self) -> float:
+        wall = time.perf_counter() - self._wall
+        return max(time.thread_time() - self._thread, wall / 2) if self._clock == "thread" else wall

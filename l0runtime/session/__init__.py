@@ -7,6 +7,8 @@
 | specs.py | which tensors does it take, and does what a caller passes fit? |
 | arrays.py | how do NumPy, torch and DLPack tensors enter and leave without copies? |
 | bound.py | how does one run many times at one shape with no allocation? |
+| batches.py | how is a batch cut into sizes that a model should see? |
+| microbatcher.py | how do many small requests share one run? |
 | devices.py | how is a silent fallback made impossible? |
 | known_options.py | which option names does onnxruntime know? |
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 from l0runtime.session.bound import BoundRun
 from l0runtime.session.core import Session
 from l0runtime.session.loading import load
+from l0runtime.session.microbatcher import MicroBatcher
 from l0runtime.session.specs import TensorSpec
 
-__all__ = ["BoundRun", "Session", "TensorSpec", "load"]
+__all__ = ["BoundRun", "MicroBatcher", "Session", "TensorSpec", "load"]

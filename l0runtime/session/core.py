@@ -24,6 +24,7 @@ from l0runtime.session.arrays import (
     to_ort_value,
     torch_dtype_as_numpy,
 )
+from l0runtime.session.batches import Batching, RowGuard
 from l0runtime.session.bound import BoundRun
 from l0runtime.session.devices import CPU, AssignedNode, Device
 from l0runtime.session.specs import InputChecker, TensorSpec, specs_of
@@ -45,7 +46,15 @@ class Session:
     """
 
     def __init__(
-        self, raw: Any, device: Device, source: str, nodes: tuple[AssignedNode, ...], *, async_threads: int = 1
+        self,
+        raw: Any,
+        device: Device,
+        source: str,
+        nodes: tuple[AssignedNode, ...],
+        *,
+        async_threads: int = 1,
+        max_batch: int | None = None,
+        buckets: Sequence[int] = (),
     ) -> None:
         self._raw = raw
         # The inner object's `run` skips name checks that are made here, and a fallback that is switched off.
@@ -65,6 +74,10 @@ class Session:
         self._checker = InputChecker(self.inputs)
         # onnxruntime's array interface does not know bfloat16; OrtValues do
         self._needs_values = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))
+        self._batching: Batching | None = None
+        if max_batch is not None or buckets:
+            self._batching = Batching(RowGuard(self.inputs, self.outputs), max_batch, buckets)
+        self._plain_cpu = self.device.memory == "cpu" and self._batching is None and not self._needs_values
         self._async_threads = async_threads
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
@@ -108,7 +121,7 @@ class Session:
         for name in kwargs:
             if name in feed:
                 raise InputError(f"input '{name}': given by position and by name.")
-        results = self._run(feed | kwargs, self._names)
+        results = self._run(feed | kwargs if kwargs else feed, self._names)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run_async(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Future[dict[str, Any]]:
@@ -171,12 +184,32 @@ class Session:
         return names
 
     def _run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
+        if self._plain_cpu and self._checker.fits_as_it_is(inputs):
+            return self._run_arrays(inputs, names)  # type: ignore[arg-type]
         self._checker.check_names(inputs)
         if self.device.memory != "cpu" and any(is_on_gpu(value) for value in inputs.values()):
+            if self._batching is not None:
+                raise InputError("max_batch and buckets take CPU arrays; load without them to pass GPU tensors.")
             return self._run_on_gpu(inputs, names)
         feed, kind = self._numpy_feed(inputs)
-        results = self._run_arrays(feed, names)
+        if self._batching is None:
+            results = self._run_arrays(feed, names)
+        else:
+            everything = dict(zip(self._names, self._batching.run(self.run_arrays, feed), strict=True))
+            results = [everything[name] for name in names]
         return results if kind == "numpy" else [from_numpy(result, kind) for result in results]
+
+    def check(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], Kind]:
+        """The inputs as NumPy views in the model's order, and the kind of array that `run` would return for them.
+
+        Raises:
+            InputError: a wrong name, dtype or shape.
+        """
+        return self._numpy_feed(inputs)
+
+    def run_arrays(self, feed: dict[str, Array]) -> list[Any]:
+        """All outputs of a feed that `check` gave, in one run, without checking it again."""
+        return self._run_arrays(feed, self._names)
 
     def _numpy_feed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], Kind]:
         """The inputs as checked NumPy views, in the model's order, and the kind of array to return."""

