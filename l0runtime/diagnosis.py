@@ -30,7 +30,7 @@ _ONNXRUNTIME_DISTRIBUTIONS = (
     "ort-nightly",
     "ort-nightly-gpu",
 )
-_EXTRAS = {"prometheus-client": "metrics", "matplotlib": "plot"}
+_EXTRAS = {"matplotlib": "plot"}
 
 
 @dataclass(frozen=True)
