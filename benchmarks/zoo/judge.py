@@ -36,7 +36,7 @@ SEED = 0
 _INDEX_OPERATORS = ("Gather", "GatherND", "GatherElements", "ScatterND", "ScatterElements")
 _SAME_AS_TORCH = 1e-3  # only to prove that the gates reached the file; the exactness bar is the compact model's
 _LATENCY_SECONDS = 1.5
-_FLOAT64_MACS = 400_000_000  # above that a float64 run in NumPy takes minutes
+_FLOAT64_MACS = 250_000_000  # above that a float64 run in NumPy takes minutes
 
 
 def judge(name: str, scenarios: Sequence[str], cache: Path, options: argparse.Namespace) -> None:
@@ -177,7 +177,8 @@ def compare_files(
     row["nodes_before"], row["nodes_after"] = _nodes(source), _nodes(target)
     row |= paired_latency(before, after, probe)
     if row["macs_before"] * samples <= _FLOAT64_MACS:
-        row |= float64_difference(source, target, probe)
+        # two samples: onnx.reference trips over some operators when the batch is 1
+        row |= float64_difference(source, target, inputs)
     return row
 
 
