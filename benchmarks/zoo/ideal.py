@@ -37,19 +37,17 @@ class NativeCost:
 class _Leaky(TorchFunctionMode):
     """Rectifiers that are zero for a whole half-line become leaky: their zero at zero stays."""
 
-    _LEAKY = frozenset(
-        {F.relu, F.relu_, F.relu6, F.hardtanh, F.hardtanh_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_,
-         F.leaky_relu, F.leaky_relu_}
-    )  # fmt: skip
+    # by name: the Python function, its C implementation, the method and the in-place forms all pass here
+    _RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "leaky_relu", "threshold", "clamp_min"})
+    _SMOOTH = {"hardswish": F.silu, "hardsigmoid": torch.sigmoid}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._LEAKY:
+        name = getattr(func, "__name__", "").rstrip("_")
+        if name in self._RECTIFIERS:
             x = args[0]
             return torch.where(x > 0, x, 0.3 * x)
-        if func is F.hardswish:
-            return F.silu(args[0])
-        if func is F.hardsigmoid:
-            return torch.sigmoid(args[0])
+        if name in self._SMOOTH:
+            return self._SMOOTH[name](args[0])
         return func(*args, **(kwargs or {}))
 
 
