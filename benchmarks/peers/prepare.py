@@ -41,7 +41,7 @@ def prepare(name: str, positions: tuple[str, ...], folder: Path) -> None:
         graph = gated_model(exported, {n: parameters[n] for n in gated.changed}, {})
         optimise(graph)
         stem = folder / f"{name}.{position}"
-        ir.save(graph, f"{stem}.onnx")
+        ir.save(graph, f"{stem}.onnx", external_data=f"{stem.name}.data")
         torch.save(model.state_dict(), f"{stem}.pt")
         residual = position.startswith("residual")
         groups = []
