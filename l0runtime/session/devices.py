@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,24 @@ def preload_gpu_libraries() -> None:
     """Let onnxruntime find CUDA and cuDNN inside the Python environment (nvidia wheels, or torch's)."""
     import onnxruntime
 
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+    # it prints what it cannot find; where that matters, `library_problem` says it in the error
+    with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
+
+
+@contextlib.contextmanager
+def quiet_provider_loading(device: Device) -> Iterator[None]:
+    """Hold back what onnxruntime logs while it tries to load a GPU provider; the error that follows is clearer."""
+    import onnxruntime
+
+    if device.kind == "cpu":
+        yield
+        return
+    onnxruntime.set_default_logger_severity(4)  # fatal only
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # onnxruntime's default: warnings
 
 
 def library_problem(device: Device) -> str | None:

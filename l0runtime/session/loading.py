@@ -18,6 +18,7 @@ from l0runtime.session.devices import (
     library_problem,
     parse_device,
     preload_gpu_libraries,
+    quiet_provider_loading,
     provider_list,
 )
 from l0runtime.session.known_options import SESSION_SETTINGS, check_known
@@ -107,7 +108,9 @@ def load(
     import onnxruntime
 
     made = onnxruntime.SessionOptions()
-    made.log_severity_level = 3  # errors; a warning for every initializer would bury them
+    # Errors only, as a warning for every initializer would bury them; on a GPU not even those, as the guard against
+    # fallback reports through them what is raised anyway.
+    made.log_severity_level = 3 if where.kind == "cpu" else 4
     made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[optimization])
     made.intra_op_num_threads = threads or 0
     if inter_op_threads is not None:
@@ -140,7 +143,8 @@ def _create(
 
     def create() -> Any:
         # `enable_fallback` is onnxruntime's retry on other providers, announced by a print
-        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        with quiet_provider_loading(device):
+            return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
     guarded = device.kind != "cpu" and not allow_cpu_nodes
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if guarded else "0")
@@ -151,7 +155,8 @@ def _create(
             raise _translate(error, device, source) from error
         # The guard says only that some node is on the CPU. A session without it tells which: is the whole provider
         # absent, or does it lack an operator? Either way that session is refused.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+        with quiet_provider_loading(device):  # changing a setting is worth a warning to onnxruntime
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
         raw = create()
         if device.provider in raw.get_providers():
             check_assignment(device, assigned_nodes(raw), allow_cpu_nodes=False)
