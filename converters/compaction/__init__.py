@@ -16,7 +16,7 @@ from converters.compaction import rules as rules  # importing registers every ru
 from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
-from converters.compaction.fold import fold_scales, merge_additions
+from converters.compaction.fold import fold_batch_norms, fold_scales, merge_additions
 from converters.compaction.interface import Interface
 from converters.compaction.map_folding import folded_maps
 from converters.compaction.names import make_names_unique
@@ -61,6 +61,7 @@ def compact(model: ir.Model) -> Compaction:
     merge_equal_clones(graph)
     merge_additions(graph)
     fold_scales(graph)
+    fold_batch_norms(graph)
     remove_dead_nodes(graph)
     interface.restore(graph)
     make_names_unique(model)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from converters.compaction.axes import Constants, array_of, as_float64, is_constant, rank
 from converters.compaction.names import register_initializer
-from converters.compaction.rules.common import int_attribute, operand, string_attribute
+from converters.compaction.rules.common import float_attribute, int_attribute, ints_attribute, operand, string_attribute
 from converters.compaction.rules.einsum import parse_equation
 
 # f(s * x) = s * f(x) for every s > 0, channel by channel
@@ -76,6 +76,41 @@ def merge_additions(graph: ir.Graph) -> None:
         graph.remove(before, safe=True)
 
 
+def fold_batch_norms(graph: ir.Graph) -> None:
+    """A BatchNormalization right behind a Conv that nobody else reads becomes part of its weight and bias."""
+    for node in list(graph):
+        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+            continue
+        x = node.inputs[0]
+        conv = None if x is None else x.producer()
+        if x is None or conv is None or conv.op_type != "Conv" or conv.domain or not _only_reader(x, node):
+            continue
+        parameters = [array_of(value) for value in node.inputs[1:5]]
+        weight, bias = array_of(conv.inputs[1]), array_of(operand(conv, 2))
+        given = [array for array in parameters if array is not None]
+        if weight is None or len(given) != 4 or (operand(conv, 2) is not None and bias is None):
+            continue
+        if any(array.shape != weight.shape[:1] or array.dtype != weight.dtype for array in given):
+            continue
+        gain, offset, mean, variance = (as_float64(array) for array in given)
+        factors = gain / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        old = np.zeros_like(factors) if bias is None else as_float64(bias)
+        shaped = factors.reshape([-1] + [1] * (weight.ndim - 1))
+        _set(graph, conv, 1, (as_float64(weight) * shaped).astype(weight.dtype))
+        if bias is None:
+            conv.resize_inputs(3)
+            conv.replace_input_with(2, node.inputs[2])
+        _set(graph, conv, 2, ((old - mean) * factors + offset).astype(weight.dtype))
+        output = node.outputs[0]
+        if output.is_graph_output():
+            # the name of the output stays: the Conv takes over the value's name and its declaration
+            x.shape, x.type = output.shape, output.type
+            name, output.name = output.name, f"{output.name}_folded"
+            x.name = name
+        output.replace_all_uses_with(x, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
 def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
     """The data operand and the constant vector that multiplies it, None if this Mul is something else."""
     output = node.outputs[0]
@@ -107,16 +142,47 @@ def _only_reader(value: ir.Value, reader: ir.Node) -> bool:
 
 
 def _fold_backward(graph: ir.Graph, value: ir.Value, scale: _Scale, reader: ir.Node) -> bool:
+    """Move the scale up to the weight that makes the value; nothing changes unless it gets there."""
     node = value.producer()
+    offsets: list[tuple[ir.Node, int, NDArray[np.generic]]] = []
     while node is not None and _only_reader(value, reader) and node.domain in ("", "ai.onnx"):
+        source = node.inputs[0] if node.inputs else None
         if node.op_type in _LINEAR or (node.op_type in _POSITIVELY_HOMOGENEOUS and (scale.factors > 0).all()):
-            source = node.inputs[0]
-            if source is None or (scale.dim != 1 and "Pool" in node.op_type) or len(node.outputs) > 1:
+            if (scale.dim != 1 and "Pool" in node.op_type) or len(node.outputs) > 1:
                 return False
-            value, reader, node = source, node, source.producer()
-            continue
-        return _scale_rows(graph, node, scale)
+        elif node.op_type == "Transpose":
+            permutation = ints_attribute(node, "perm")
+            if permutation is None:
+                return False
+            scale = _Scale(permutation[scale.dim], scale.factors)
+        elif node.op_type in ("Add", "Sub"):
+            # s * (x + b) = s * x + s * b
+            slot = next((slot for slot in (0, 1) if array_of(node.inputs[slot]) is not None), None)
+            array = None if slot is None else array_of(node.inputs[slot])
+            size = rank(node.outputs[0])
+            if slot is None or array is None or size is None:
+                return False
+            source = node.inputs[1 - slot]
+            if source is None or rank(source) != size or array.ndim > size or _is_wider(array, source):
+                return False
+            factors = scale.factors.reshape([-1] + [1] * (size - 1 - scale.dim))
+            offsets.append((node, slot, (as_float64(array) * factors).astype(array.dtype)))
+        else:
+            if not _scale_rows(graph, node, scale):
+                return False
+            for reader, slot, array in offsets:
+                _set(graph, reader, slot, array)
+            return True
+        if source is None:
+            return False
+        value, reader, node = source, node, source.producer()
     return False
+
+
+def _is_wider(array: NDArray[np.generic], value: ir.Value) -> bool:
+    """Whether the array stretches a dimension of the value when both are added."""
+    assert value.shape is not None
+    return any(size != 1 and size != value.shape[dim - array.ndim] for dim, size in enumerate(array.shape))
 
 
 def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
@@ -166,6 +232,8 @@ def _fold_forward(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
     plans = [_columns(use.node, use.idx, scale) for use in uses]
     if not uses or any(plan is None for plan in plans):
         return False
+    if any(_is_tied(use.node, slot) for use, plan in zip(uses, plans, strict=True) for slot in plan or ()):
+        return False
     for use, plan in zip(uses, plans, strict=True):
         assert plan is not None
         done = _scale_operands(graph, use.node, scale.factors, plan)
@@ -196,6 +264,12 @@ def _columns(node: ir.Node, slot: int, scale: _Scale) -> dict[int, int] | None:
     return None
 
 
+def _is_tied(node: ir.Node, slot: int) -> bool:
+    # a tied weight would be stored twice to save one small Mul
+    value = operand(node, slot)
+    return value is not None and len(value.uses()) > 1
+
+
 def _scale_operands(graph: ir.Graph, node: ir.Node, factors: Constants, dims: dict[int, int]) -> bool:
     arrays: dict[int, NDArray[np.generic]] = {}
     for slot, dim in dims.items():
@@ -204,6 +278,8 @@ def _scale_operands(graph: ir.Graph, node: ir.Node, factors: Constants, dims: di
             continue
         array = array_of(value)
         if array is None or array.ndim == 0:
+            return False
+        if slot == 1 and _is_tied(node, slot):
             return False
         weight = slot == 1 or node.op_type == "Einsum"
         if array.shape[dim] not in (1, factors.size) or (array.shape[dim] == 1 and factors.size > 1 and weight):
