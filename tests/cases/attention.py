@@ -126,7 +126,7 @@ def attention_with_closed_value_heads(r):
     return attention(r, v="v = Mul(v0, gate)", gate=heads_closed(r, 0, 3))
 
 
-@case(params=attention_params(8, 8))
+@case(params=attention_params(8, 8) + 16)  # and the mask
 def attention_with_closed_heads_and_a_causal_mask(r):
     mask = "masked = Add(scores, causal)"
     causal = np.triu(np.full((4, 4), -1e9, np.float32), 1)

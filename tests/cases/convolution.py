@@ -108,7 +108,7 @@ def conv_gate_norm_relu_conv_padded_on_two_sides_only(r):
     )  # fmt: skip
 
 
-@case(params=image_params(5))  # position C: gate after norm and activation
+@case(params=5 * 27 + 4 * 5 + 4 * 5 * 9 + 4)  # position C: gate after norm and activation
 def conv_norm_relu_gate_conv(r):
     return model(
         """(float[N,3,H,W] x) => (float[N,4,H,W] y) {

@@ -58,7 +58,7 @@ def initializers_called_like_new_initializers(r):
     return renamed(dense(r, "m = Sigmoid(g)"), names)
 
 
-@case(params=5 * 6 + 5 + 5 * 3 + 3)
+@case(params=5 * 6 + 5 + 2 * 5 * 3 + 3)
 def values_called_like_new_values(r):
     made = model(
         """(float[N,6] x) => (float[N,3] y) {
@@ -332,7 +332,7 @@ def resize_along_the_channels(r):
     return image(r, text, width=16, scales=[1.0, 2.0, 1.0, 1.0])
 
 
-@case(params=image_params(5))
+@case(params=image_params(5) + 2)  # and the two scales
 def resize_with_named_axes(r):
     text = 'm = Resize<mode="nearest", axes=[2,3], coordinate_transformation_mode="asymmetric">(g, "", scales)'
     return image(r, text, scales=[2.0, 2.0])
@@ -569,7 +569,7 @@ def root_behind_a_closed_gate(r):
 
 @case(equality="what a closed gate hides must stay finite: a quotient whose denominator nobody seems to need")
 def quotient_behind_a_closed_gate(r):
-    return behind_zero(r, "m = Div(e, u)")
+    return behind_zero(r, "m = Div(p, u)")
 
 
 @case(equality="whole numbers divide to whole numbers: 7 / 2 = 3")
@@ -658,7 +658,31 @@ def negative_factors_around_relu(r):
 
 @case(equality="factors pass a pool over pixels, not one over channels")
 def factors_around_pools(r):
-    return image(
-        r, "a = MaxPool<kernel_shape=[2,2]>(g)\n b = Mul(a, z)\n"
-        " c = AveragePool<kernel_shape=[2,2], pads=[1,1,0,0]>(b)\n d = Mul(c, z2)\n m = Mul(d, z2)", z=channels(vector(r, 8)), z2=channels(gate(r, 8)),
+    text = """a = MaxPool<kernel_shape=[2,2]>(g)
+            b = Mul(a, z)
+            c = AveragePool<kernel_shape=[2,2], pads=[1,1,0,0]>(b)
+            d = Mul(c, z2)
+            m = Mul(d, z2)"""
+    return image(r, text, z=channels(vector(r, 8)), z2=channels(gate(r, 8)))
+
+
+@case(
+    equality="the rotary operator on merged heads", no_double="RotaryEmbedding takes no float64",
+    integers={"position": (0, 10)},
+)  # fmt: skip
+def rotary_embedding_of_rank_3(r):
+    cos, sin = (f(np.arange(10)[:, None] / np.array([1.0, 10.0])).astype(np.float32) for f in (np.cos, np.sin))
+    return model(
+        """(float[N,S,8] x, int64[N,S] position) => (float[N,S,8] y) {
+            q0 = MatMul(x, wq)
+            k0 = MatMul(x, wk)
+            q = RotaryEmbedding<num_heads=4>(q0, cos, sin, position)
+            k = RotaryEmbedding<num_heads=4>(k0, cos, sin, position)
+            v = MatMul(x, wv)
+            c = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v)
+            m = Mul(c, gate)
+            y = MatMul(m, wo)
+        }""",
+        opset=23, wq=weight(r, 8, 16), wk=weight(r, 8, 16), wv=weight(r, 8, 16), wo=weight(r, 16, 8), cos=cos, sin=sin,
+        gate=np.repeat(gate(r, 4, (1, 2)), 4),
     )  # fmt: skip

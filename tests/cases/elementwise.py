@@ -59,6 +59,16 @@ UNARY = {
     "sum_of_three": "m = Sum(g, half, g)",
     "logarithm_of_one_plus": "a = Abs(g)\n b = Add(a, one)\n m = Log(b)",
     "logarithm_undone_by_exponential": "a = Abs(g)\n l = Log(a)\n m = Exp(l)",
+    "inverse_sine_of_tanh": "t = Tanh(g)\n m = Asin(t)",
+    "inverse_tangent": "m = Atan(g)",
+    "inverse_hyperbolic_sine": "m = Asinh(g)",
+    "inverse_hyperbolic_tangent": "t = Tanh(g)\n u = Mul(t, half)\n m = Atanh(u)",
+    "inverse_hyperbolic_cosine": "t = Mul(g, g)\n u = Add(t, two)\n m = Acosh(u)",
+    "hyperbolic_cosine": "m = Cosh(g)",
+    "hyperbolic_sine": "m = Sinh(g)",
+    "tangent": "t = Tanh(g)\n m = Tan(t)",
+    "ceiling": "m = Ceil(g)",
+    "rounding": "m = Round(g)",
     "cast_to_integers_and_back": "i = Cast<to=6>(g)\n m = Cast<to=1>(i)",
     "cast_to_float64_and_back": "i = Cast<to=11>(g)\n m = Cast<to=1>(i)",
     "cast_to_bool_and_back": "a = Relu(g)\n i = Cast<to=9>(a)\n c = Cast<to=1>(i)\n m = Sub(c, g)",
@@ -86,6 +96,34 @@ def unary(name: str, text: str) -> None:
 
 for _name, _text in UNARY.items():
     unary(_name, _text)
+
+
+# A second, ungated layer v decides element by element between the gated features and another number.
+DECISIONS = {
+    "greater": "c = Greater(v, zero)\n m = Where(c, g, half)",
+    "greater_or_equal": "c = GreaterOrEqual(v, zero)\n m = Where(c, g, half)",
+    "less": "c = Less(v, zero)\n m = Where(c, g, half)",
+    "less_or_equal": "c = LessOrEqual(v, zero)\n m = Where(c, g, half)",
+    "equal": "f = Relu(v)\n c = Equal(f, zero)\n m = Where(c, g, half)",
+    "not": "a = Greater(v, zero)\n c = Not(a)\n m = Where(c, g, half)",
+    "and": "a = Greater(v, zero)\n b = Less(v, two)\n c = And(a, b)\n m = Where(c, g, half)",
+    "or": "a = Greater(v, two)\n b = Less(v, zero)\n c = Or(a, b)\n m = Where(c, g, half)",
+    "xor": "a = Greater(v, zero)\n b = Less(v, half)\n c = Xor(a, b)\n m = Where(c, g, half)",
+    "is_infinite": "l = Relu(v)\n k = Log(l)\n c = IsInf(k)\n m = Where(c, g, half)",
+    "is_not_a_number": "k = Log(v)\n c = IsNaN(k)\n m = Where(c, g, half)",
+}
+
+
+def decision(name: str, text: str) -> None:
+    def build(r):
+        used = {k: v for k, v in SCALARS.items() if k in re.findall(r"\w+", text)}
+        return dense(r, "v = Gemm<transB=1>(x, w3, b3)\n" + text, w3=weight(r, 8, 6), b3=vector(r, 8), **used)
+
+    add(f"decided_by_{name}", __name__, build, equality="a closed unit still switches between zero and another number")
+
+
+for _name, _text in DECISIONS.items():
+    decision(_name, _text)
 
 
 @case(params=image_params(5))

@@ -432,17 +432,17 @@ def pad_with_named_axes(r):
     return image(r, 'm = Pad(g, pads_, "", axes_)', pads_=[1, 1], axes_=[3])
 
 
-@case(params=image_params(5))
+@case(params=image_params(5) + 4)  # and the four scales
 def resize_by_nearest_neighbour(r):
     return image(r, f'm = Resize<{NEAREST}>(g, "", scales)', scales=[1.0, 1.0, 2.0, 2.0])
 
 
-@case(params=image_params(5))
+@case(params=image_params(5) + 4)  # and the four scales
 def resize_by_linear_interpolation(r):
     return image(r, 'm = Resize<mode="linear">(g, "", scales)', scales=[1.0, 1.0, 2.0, 1.5])
 
 
-@case(params=image_params(5, kernel=1))  # the weights of an interpolation sum to one
+@case(params=image_params(5, kernel=1) + 4)  # the weights of an interpolation sum to one
 def resize_of_constants(r):
     text = SIGMOID + 'm = Resize<mode="linear">(s, "", scales)'
     return image(r, text, kernel=1, pad=0, scales=[1.0, 1.0, 2.0, 2.0])
@@ -560,3 +560,17 @@ def padding_written_as_an_operator_before_an_unpadded_conv(r):
 def padding_of_constants_written_as_an_operator(r):
     text = "n = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)\n a = Relu(n)\n m = Pad(a, pads_)"
     return image(r, text, pad=0, pads_=[0, 0, 1, 1, 0, 0, 1, 1], **batch_norm(r, 8, "bn", {1: 0.7, 4: 1.3, 6: -0.9}))
+
+
+@case(params=image_params(5))
+def resize_to_given_sizes(r):
+    return model(
+        f"""(float[2,3,6,7] x) => (float[2,4,9,14] y) {{
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            u = Resize<{NEAREST}>(g, "", "", size)
+            y = Conv<pads=[1,1,1,1]>(u, w2, b2)
+        }}""",
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 4, 8, 3, 3), b2=vector(r, 4),
+        size=[2, 8, 9, 14],
+    )  # fmt: skip

@@ -121,6 +121,8 @@ def reduced(r, text, opset=20, closed=(1, 4, 6), **weights):
 REDUCED = 5 * 6 + 5
 ADD = "each constant adds to the result"
 CHANNEL_REDUCTIONS = {
+    "log_sum": ("s = Exp(g)\n y = ReduceLogSum<keepdims=1>(s, axes)", {"equality": ADD}),
+    "product_of_exponentials": ("s = Exp(g)\n y = ReduceProd<keepdims=1>(s, axes)", {"equality": ADD}),
     "sum": ("y = ReduceSum<keepdims=1>(g, axes)", {"params": REDUCED}),
     "mean": ("y = ReduceMean<keepdims=1>(g, axes)", {"params": REDUCED}),
     "sum_of_squares": ("y = ReduceSumSquare<keepdims=1>(g, axes)", {"params": REDUCED}),
@@ -165,6 +167,23 @@ def product_over_gated_features(r):
             y = Add(p, s)
         }""",
         w1=weight(r, 8, 6), b1=vector(r, 8), gate=gate(r, 8), axes=[1],
+    )  # fmt: skip
+
+
+@case(params=HEAD_PARAMS)  # the p-norm of a constant over an unknown number of pixels is not known, that of zero is
+def head_by_global_lp_pool_of_zero_channels(r):
+    return head(r, "b = Mul(a, gate)\n q = GlobalLpPool<p=2>(b)\n p = Flatten(q)")
+
+
+@case(equality="a zero can win, and its index is the answer")
+def index_of_the_smallest_gated_feature(r):
+    return model(
+        """(float[N,6] x) => (int64[N,1] y) {
+            h = Gemm<transB=1>(x, w1, b1)
+            g = Mul(h, gate)
+            y = ArgMin<axis=1, keepdims=1>(g)
+        }""",
+        w1=weight(r, 8, 6) * 9, b1=vector(r, 8), gate=gate(r, 8),
     )  # fmt: skip
 
 

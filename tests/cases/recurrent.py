@@ -114,3 +114,29 @@ def lstm_that_reads_constants(r):
         }""",
         w1=weight(r, 6, 8), z=gate(r, 8), w=weight(r, 1, 20, 8) * 2, rec=weight(r, 1, 20, 5) * 2, b=weight(r, 1, 40),
     )  # fmt: skip
+
+
+def fed_with_constants(kind):
+    """Closed features are 1/2 behind a sigmoid."""
+
+    def build(r):
+        n = GATES[kind] * HIDDEN
+        return model(
+            f"""(float[S,N,6] x) => (float[S,1,N,5] o) {{
+                h = MatMul(x, w1)
+                g = Mul(h, z)
+                a = Sigmoid(g)
+                o = {kind}<hidden_size={HIDDEN}>(a, w, rec, b)
+            }}""",
+            w1=weight(r, 6, 8), z=gate(r, 8), w=weight(r, 1, n, 8) * 2, rec=weight(r, 1, n, HIDDEN) * 2,
+            b=weight(r, 1, 2 * n),
+        )  # fmt: skip
+
+    return build
+
+
+for _kind in ("GRU", "RNN"):
+    add(
+        f"{_kind.lower()}_that_reads_constants", __name__, fed_with_constants(_kind),
+        equality="constants that are not zero feed the recurrence: their columns fold into its bias",
+    )  # fmt: skip

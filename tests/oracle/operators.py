@@ -197,6 +197,15 @@ class AveragePool(OpRun):
         return (_pool(x, *arguments) / _pool(ones, *arguments),)
 
 
+class GlobalLpPool(OpRun):
+    """The p-norm of each channel, (sum of |x| ** p) ** (1 / p)."""
+
+    def _run(self, x, p=None):
+        order = p or 2
+        total = (np.abs(x) ** order).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+        return (total ** (1 / order),)
+
+
 class BatchNormalization(OpRun):
     """Y = scale * (x - mean) / sqrt(var + epsilon) + bias, per channel, of any opset.
 
@@ -254,5 +263,5 @@ class Pad(OpRun):
 
 
 NEW_OPERATORS: list[type[OpRun]] = [
-    Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization, LRN, MeanVarianceNormalization, Pad
+    Conv, ConvTranspose, MaxPool, AveragePool, GlobalLpPool, BatchNormalization, LRN, MeanVarianceNormalization, Pad
 ]  # fmt: skip

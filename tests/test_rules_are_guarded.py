@@ -1,0 +1,115 @@
+"""Would anyone notice if a rule of the engine were broken? Each rule is broken on purpose, and a case must fail."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import onnx
+import onnx_ir as ir
+import pytest
+from cases import CASES
+from judge import Judgement
+
+from converters.compaction import compact, relations
+from converters.compaction.axes import axes_of
+from converters.compaction.registry import FIXUPS, RULES
+from converters.compaction.relations import Relation, Unread
+
+# Rules and fixups that no case decides yet, each with its reason.
+UNGUARDED_RULES: dict[str, str] = {}
+UNGUARDED_FIXUPS: dict[str, str] = {}
+
+
+def operators(graph: onnx.GraphProto) -> set[str]:
+    """Operator types of a graph and of its bodies."""
+    found = set()
+    for node in graph.node:
+        found.add(node.op_type)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found |= operators(attribute.g)
+    return found
+
+
+@functools.cache
+def cases_by_operator() -> dict[str, list[str]]:
+    """For each operator the cases that contain it, those whose removal is counted first."""
+    found: dict[str, list[str]] = {}
+    for name, case in sorted(CASES.items(), key=lambda item: item[1].params is None):
+        model = case.model()
+        inlined = {node.op_type for function in model.functions for node in function.node}
+        for operator in operators(model.graph) | inlined:
+            found.setdefault(operator, []).append(name)
+    return found
+
+
+def somebody_notices(names: Iterable[str]) -> bool:
+    """Whether the function of one of these cases is not kept, or its compaction fails."""
+    for name in names:
+        judged = Judgement(CASES[name], compact)
+        try:
+            if judged.rounded() is not None or judged.exact() is not None:
+                return True
+        except Exception:  # a broken engine may fail in any way; what counts is that it is seen
+            return True
+    return False
+
+
+def says_nothing_is_read(node: ir.Node) -> list[Relation]:
+    """A rule that lets every axis around the node go."""
+    touched = [axis for value in (*node.inputs, *node.outputs) for axis in axes_of(value)]
+    return [Unread(node, axis) for axis in dict.fromkeys(touched)]
+
+
+def test_unbroken_engine_is_not_accused() -> None:
+    assert not somebody_notices(
+        ["gemm_gate_sigmoid_gemm", "conv_gate_norm_relu_padded_conv", "split_into_uneven_parts"]
+    )
+
+
+@pytest.mark.parametrize("operator", sorted(RULES))
+def test_rule_that_says_nothing_is_read_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if operator in UNGUARDED_RULES:
+        pytest.skip(UNGUARDED_RULES[operator])
+    monkeypatch.setitem(RULES, operator, says_nothing_is_read)
+    assert somebody_notices(cases_by_operator().get(operator, []))
+
+
+@pytest.mark.parametrize("operator", sorted(FIXUPS))
+def test_fixup_that_is_missing_is_noticed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if operator in UNGUARDED_FIXUPS:
+        pytest.skip(UNGUARDED_FIXUPS[operator])
+    monkeypatch.delitem(FIXUPS, operator)
+    assert somebody_notices(cases_by_operator().get(operator, []))
+
+
+def kinds_of_relation() -> list[type[Relation]]:
+    """Every relation class that defines a step of its own."""
+    pending, found = [Relation], []
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        found.append(kind)
+    return [kind for kind in found if kind is not Relation]
+
+
+STEPS = [(kind, step) for kind in kinds_of_relation() for step in ("require", "shrink") if step in vars(kind)]
+
+
+@pytest.mark.parametrize(("kind", "step"), STEPS, ids=lambda item: item if isinstance(item, str) else item.__name__)
+def test_step_of_a_relation_that_does_nothing_is_noticed(
+    kind: type[Relation], step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, step, vars(Relation)[step])
+    assert somebody_notices(CASES)
+
+
+def test_contraction_that_folds_every_constant_into_its_bias_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = relations.Contract.__init__
+
+    def always_bias(self: relations.Contract, *args: object, **options: object) -> None:
+        original(self, *args, **{**options, "fold": "bias"})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(relations.Contract, "__init__", always_bias)
+    assert somebody_notices(["conv_gate_norm_relu_padded_conv"])
