@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.report import PREFIX, KeptAxis
 from converters.sources import Candidate, GateGroup, SourceOptions, find_source
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from converters.compaction import RemovalPlan
+
+_Entry = TypeVar("_Entry")
+_LISTS = ("gates", "widths", "kept", "without_rule")
 
 
 @dataclass(frozen=True)
@@ -143,27 +146,35 @@ def _inspect_onnx(path: Path) -> Inspection:
 
 
 def _inspect_compact(path: Path, parameters: int, recorded: Mapping[str, str]) -> Inspection:
-    """What a compact file says of itself; entries that do not parse were edited and are left out."""
-    entries: dict[str, Any] = {}
-    for key, text in recorded.items():
-        try:
-            entries[key] = text if key in ("version", "source_format") else json.loads(text)
-        except ValueError:
-            continue
-    widths = tuple(
-        WidthChange(
-            LayerWidth(layer, "", before_in, before_out),
-            LayerWidth(layer, "", after_in, after_out) if after_in or after_out else None,
-        )
-        for layer, before_in, before_out, after_in, after_out in entries.pop("widths", [])
-    )
+    """What a compact file says of itself."""
     return Inspection(
         str(path),
         "compact",
         parameters,
-        gates=tuple(GateGroup(**group) for group in entries.pop("gates", [])),
-        widths=widths,
-        kept=tuple(KeptAxis(**axis) for axis in entries.pop("kept", [])),
-        without_rule=tuple(entries.pop("without_rule", [])),
-        conversion=entries,
+        gates=tuple(_entries(recorded, "gates", lambda group: GateGroup(**group))),
+        widths=tuple(_entries(recorded, "widths", _width_change)),
+        kept=tuple(_entries(recorded, "kept", lambda axis: KeptAxis(**axis))),
+        without_rule=tuple(_entries(recorded, "without_rule", str)),
+        conversion={key: _value(text) for key, text in recorded.items() if key not in _LISTS},
     )
+
+
+def _entries(recorded: Mapping[str, str], key: str, make: Callable[[Any], _Entry]) -> list[_Entry]:
+    """A recorded list; empty where it is missing, or where somebody edited it so that it does not parse."""
+    try:
+        return [make(entry) for entry in json.loads(recorded[key])]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _width_change(entry: list[Any]) -> WidthChange:
+    layer, before_in, before_out, after_in, after_out = entry
+    after = LayerWidth(layer, "", after_in, after_out) if after_in or after_out else None
+    return WidthChange(LayerWidth(layer, "", before_in, before_out), after)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # a version, a name
+        return text

@@ -12,6 +12,7 @@ from l0runtime.errors import InputError, ModelFileError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
 
 @click.command()
@@ -86,7 +87,7 @@ def command(
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1))
     else:
-        print_rich(result.render())
+        make_console().print(result.render())
 
 
 def parse_settings(texts: tuple[str, ...]) -> dict[str, str]:
@@ -104,14 +105,12 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def print_rich(renderable: Any) -> None:
-    """Tables on stdout: as wide as the terminal, 120 columns into a pipe."""
+def make_console() -> Console:
+    """Writes tables to stdout: as wide as the terminal, 120 columns into a pipe."""
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(renderable)
+    return console if console.is_terminal else Console(width=120)
 
 
 def _read_batch(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from l0runtime.cli.convert import print_rich
+from l0runtime.cli.convert import make_console
 from l0runtime.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _BATCHES = (1, 32)
 def command(output: Path | None, epochs: int, seed: int, as_json: bool) -> None:
     """Train, convert, verify and measure a small gated network on scikit-learn's handwritten digits.
 
-    Runs on the CPU and takes less than two minutes on two cores. Exit code 1 if the compact network
-    is not equal to the trained one, or does not classify the test images as well.
+    Runs on the CPU and takes less than two minutes on two free cores. Exit code 1 if the compact
+    network does not compute what the trained one does.
     """
     from converters import convert
     from l0runtime.gates import progress_bar, save, train_digits
@@ -62,6 +62,7 @@ def command(output: Path | None, epochs: int, seed: int, as_json: bool) -> None:
             paths["compact.onnx"],
             paths["gated.onnx"],
             batch=_BATCHES,
+            dims=_sizes_of(paths["gated.onnx"], run.test_inputs),
             device="cpu",
             footprint=False,
             progress=lambda line: click.echo(line, err=True),
@@ -76,12 +77,11 @@ def command(output: Path | None, epochs: int, seed: int, as_json: bool) -> None:
         }
         click.echo(json.dumps(figures, indent=1))
         return
-    from rich.console import Console
-
     from l0runtime.measurement.rendering import print_report
 
-    print_rich(report.render())
-    print_report(measured, Console())
+    console = make_console()
+    console.print(report.render())
+    print_report(measured, console)
     for result in measured.results:
         click.echo(result.reason)
     click.echo(
@@ -101,6 +101,14 @@ def _make_folder(output: Path) -> Path:
 
 def _temporary_folder(stack: ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l0runtime-demo-")))
+
+
+def _sizes_of(path: Path, inputs: Tensor) -> dict[str, int]:
+    """The images' sizes, by the names that an ONNX file gives to the axes that may vary besides the batch."""
+    from l0runtime.sample_inputs import input_specs
+
+    (spec,) = input_specs(path)
+    return {dim: size for dim, size in zip(spec.shape[1:], inputs.shape[1:], strict=True) if isinstance(dim, str)}
 
 
 def _test_error(path: Path, inputs: Tensor, labels: Tensor) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from l0runtime.cli.convert import parse_settings, print_rich
+from l0runtime.cli.convert import make_console, parse_settings
 from l0runtime.errors import OptionError
 
 _AXIS = re.compile(r"(?P<value>.+)\[(?P<axis>\d+)\]")
@@ -40,4 +40,4 @@ def command(
     elif as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
-        print_rich(found.render())
+        make_console().print(found.render())
