@@ -1,6 +1,6 @@
 """How do the tools' results compare? Runs every ONNX file that a tool wrote beside the gated one in onnxruntime.
 
-    python -m benchmarks.peers.compare work/ --result benchmarks/peers/result.json --table benchmarks/peers/RESULTS.md
+python -m benchmarks.peers.compare work/ --result benchmarks/peers/result.json --table benchmarks/peers/RESULTS.md
 """
 
 from __future__ import annotations

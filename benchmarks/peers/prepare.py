@@ -1,6 +1,6 @@
 """How do all tools get the same gated models? Writes, for every case, an ONNX file, the weights, and the dead indices.
 
-    python -m benchmarks.peers.prepare work/
+python -m benchmarks.peers.prepare work/
 """
 
 from __future__ import annotations

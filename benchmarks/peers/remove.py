@@ -109,7 +109,9 @@ def remove_with_openvino(stem: Path, target: Path) -> Row:
 
     def parameters(model: Any) -> int:
         constants = [o for o in model.get_ops() if o.get_type_name() == "Constant"]
-        return sum(int(np.prod(list(o.shape))) for o in constants if str(o.get_element_type()) in floats and len(o.shape))
+        return sum(
+            int(np.prod(list(o.shape))) for o in constants if str(o.get_element_type()) in floats and len(o.shape)
+        )
 
     return {
         "seconds": seconds,

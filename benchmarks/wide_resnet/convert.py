@@ -111,7 +111,10 @@ def convert(depth: int, widen: int, static: bool, folder: Path) -> dict[str, Any
     program.save(source, external_data=True)
     del program
     child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.zoo.compact_once", source, target], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "benchmarks.zoo.compact_once", source, target],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     report: dict[str, Any] = {
         "network": f"WRN-{depth}-{widen}",

@@ -193,7 +193,9 @@ def _transformers() -> dict[str, Callable[[], Entry]]:
             dict(hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 2, 1], num_labels=10, image_size=64),
             ("pixel_values",), ("logits",), lambda n: (torch.randn(n, 3, 64, 64),), (batch,),
         )  # fmt: skip
-        part = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, projection_dim=32)
+        part = dict(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, projection_dim=32
+        )
         rows["clip"] = (
             "CLIPModel",
             dict(

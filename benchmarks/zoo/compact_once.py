@@ -1,6 +1,6 @@
 """How long does one compaction take, and how much memory? Run in a process of its own, so that the peak is its own.
 
-    python -m benchmarks.zoo.compact_once gated.onnx compact.onnx      prints one line of JSON
+python -m benchmarks.zoo.compact_once gated.onnx compact.onnx      prints one line of JSON
 """
 
 from __future__ import annotations

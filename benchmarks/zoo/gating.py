@@ -47,9 +47,7 @@ class NotApplicable(Exception):
 
 
 @torch.no_grad()
-def apply_scenario(
-    model: nn.Module, places: Places, inputs: tuple[Tensor, ...], scenario: str, seed: int
-) -> Gated:
+def apply_scenario(model: nn.Module, places: Places, inputs: tuple[Tensor, ...], scenario: str, seed: int) -> Gated:
     """Gate `model` in place.
 
     Raises:

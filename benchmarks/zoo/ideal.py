@@ -215,7 +215,9 @@ def _other_parameters(model: nn.Module, counted: set[int]) -> int:
             counted.add(id(module.weight))
             gradient = module.weight.grad
             # which rows are read depends on the batch, so only the width counts
-            alive = 0 if gradient is None else int(((gradient.abs().amax(0) > 0) & (module.weight.abs().amax(0) > 0)).sum())
+            alive = (
+                0 if gradient is None else int(((gradient.abs().amax(0) > 0) & (module.weight.abs().amax(0) > 0)).sum())
+            )
             total += module.num_embeddings * alive
     for parameter in model.parameters():
         if id(parameter) in counted or parameter.numel() == 1:

@@ -1,6 +1,6 @@
 """What does the zoo show? Renders result rows as a markdown table with the bars of the specification.
 
-    python -m benchmarks.zoo.table benchmarks/zoo/results.jsonl > benchmarks/zoo/RESULTS.md
+python -m benchmarks.zoo.table benchmarks/zoo/results.jsonl > benchmarks/zoo/RESULTS.md
 """
 
 from __future__ import annotations
@@ -63,18 +63,37 @@ def summary(rows: list[Row], judged: list[Row]) -> list[str]:
             f"| {source}: models tried, all scenarios exact, really smaller "
             f"| {count}, {exact_models[source]}, {smaller[source]} |"
         )
-    lines.append(f"| rows exact in float32 (<= 1e-5 of the output's scale) | {_share(judged, lambda r: r['status'] == 'exact')} |")  # noqa: E501
-    lines.append(f"| rows exact in float64 (<= 1e-10), of those that were evaluated | {_share(wide, lambda r: r['difference_float64'] <= 1e-10)} |")  # noqa: E501
-    lines.append(f"| rows that reach 95 % of the ideal FLOP reduction | {_share([r for r in sized if reached(r, 'macs') is not None], lambda r: (reached(r, 'macs') or 0) >= 0.95)} |")  # noqa: E501
-    lines.append(f"| rows no slower than the gated model (upper quartile of the paired ratio >= 1) | {_share(timed, lambda r: r['speedup_quartiles'][1] >= _SCATTER_NOISE)} |")  # noqa: E501
-    lines.append(f"| rows without an added Gather or Scatter | {_share(sized, lambda r: r['index_operators_added'] <= 0)} |")  # noqa: E501
-    lines.append(f"| rows where compaction takes at most a quarter of the export | {_share([r for r in judged if 'compaction_seconds' in r], lambda r: r['compaction_seconds'] <= 0.25 * (r['export_seconds'] + r['optimise_seconds']))} |")  # noqa: E501
-    lines.append(f"| rows whose peak memory stays under twice the weights beyond the loaded model | {_share([r for r in judged if 'peak_over_weights' in r and r['weight_bytes'] > 20e6], lambda r: r['peak_over_weights'] < 2)} (models above 20 MB) |")  # noqa: E501
+    lines.append(
+        f"| rows exact in float32 (<= 1e-5 of the output's scale) | {_share(judged, lambda r: r['status'] == 'exact')} |"
+    )  # noqa: E501
+    lines.append(
+        f"| rows exact in float64 (<= 1e-10), of those that were evaluated | {_share(wide, lambda r: r['difference_float64'] <= 1e-10)} |"
+    )  # noqa: E501
+    lines.append(
+        f"| rows that reach 95 % of the ideal FLOP reduction | {_share([r for r in sized if reached(r, 'macs') is not None], lambda r: (reached(r, 'macs') or 0) >= 0.95)} |"
+    )  # noqa: E501
+    lines.append(
+        f"| rows no slower than the gated model (upper quartile of the paired ratio >= 1) | {_share(timed, lambda r: r['speedup_quartiles'][1] >= _SCATTER_NOISE)} |"
+    )  # noqa: E501
+    lines.append(
+        f"| rows without an added Gather or Scatter | {_share(sized, lambda r: r['index_operators_added'] <= 0)} |"
+    )  # noqa: E501
+    lines.append(
+        f"| rows where compaction takes at most a quarter of the export | {_share([r for r in judged if 'compaction_seconds' in r], lambda r: r['compaction_seconds'] <= 0.25 * (r['export_seconds'] + r['optimise_seconds']))} |"
+    )  # noqa: E501
+    lines.append(
+        f"| rows whose peak memory stays under twice the weights beyond the loaded model | {_share([r for r in judged if 'peak_over_weights' in r and r['weight_bytes'] > 20e6], lambda r: r['peak_over_weights'] < 2)} (models above 20 MB) |"
+    )  # noqa: E501
     resnet = [r for r in judged if r["model"] == "torchvision/resnet18" and "parameters_after" in r]
-    shares = [f"{r['scenario']} {100 * (reached(r, 'parameters') or 0):.2f} %" for r in sorted(resnet, key=lambda r: r["scenario"])]  # noqa: E501
+    shares = [
+        f"{r['scenario']} {100 * (reached(r, 'parameters') or 0):.2f} %"
+        for r in sorted(resnet, key=lambda r: r["scenario"])
+    ]  # noqa: E501
     lines.append(f"| ResNet-18, share of the ideal parameter reduction | {', '.join(shares)} |")
     operators = Counter(o for r in judged for o in set(r.get("without_rule", [])))
-    lines.append(f"| operators without a rule (rows) | {', '.join(f'{o} ({n})' for o, n in operators.most_common()) or 'none'} |")  # noqa: E501
+    lines.append(
+        f"| operators without a rule (rows) | {', '.join(f'{o} ({n})' for o, n in operators.most_common()) or 'none'} |"
+    )  # noqa: E501
     return lines
 
 
@@ -109,7 +128,10 @@ def table(judged: list[Row]) -> list[str]:
     ]
     for r in judged:
         if "macs_after" not in r:
-            lines.append(f"| {r['model']} | {r['scenario']} | **{_number(r['difference_float32'])}** {r.get('reason', '')} |" + " |" * 9)  # noqa: E501
+            lines.append(
+                f"| {r['model']} | {r['scenario']} | **{_number(r['difference_float32'])}** {r.get('reason', '')} |"
+                + " |" * 9
+            )  # noqa: E501
             continue
         share = reached(r, "macs")
         lines.append(
