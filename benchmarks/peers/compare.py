@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from benchmarks.zoo.judge import _difference, _index_operators, _run, _session, paired_latency
 from l0runtime.measurement.cost import count_cost
 

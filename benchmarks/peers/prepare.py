@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+
 from benchmarks.peers.models import CASES, build
 from benchmarks.zoo.catalogue import Entry
 from benchmarks.zoo.export import export, gated_model, optimise

@@ -31,6 +31,7 @@ def _resident_bytes() -> int:
 def compact_file(source: str, target: str) -> dict[str, Any]:
     """Compact one file and describe what happened."""
     import onnx_ir as ir
+
     from converters.compaction import compact
 
     model = ir.load(source)
