@@ -1,6 +1,6 @@
 """How do the tools' results compare? Runs every ONNX file that a tool wrote beside the gated one in onnxruntime.
 
-    python -m benchmarks.peers.compare work/ --result benchmarks/peers/result.json --table benchmarks/peers/RESULTS.md
+python -m benchmarks.peers.compare work/ --result benchmarks/peers/result.json --table benchmarks/peers/RESULTS.md
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from benchmarks.zoo.judge import _difference, _index_operators, _run, _session, paired_latency
 from l0runtime.measurement.cost import count_cost
 

@@ -1,6 +1,6 @@
 """How do all tools get the same gated models? Writes, for every case, an ONNX file, the weights, and the dead indices.
 
-    python -m benchmarks.peers.prepare work/
+python -m benchmarks.peers.prepare work/
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+
 from benchmarks.peers.models import CASES, build
 from benchmarks.zoo.catalogue import Entry
 from benchmarks.zoo.export import export, gated_model, optimise

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from l0runtime.gates.layers import GatedConv2d
-from l0runtime.gates.wide_resnet import WideResNet
 from torch import Tensor, nn
 
 from benchmarks.zoo.judge import _difference, _session, float64_difference, paired_latency
 from benchmarks.zoo.randomise import randomise
+from l0runtime.gates.layers import GatedConv2d
+from l0runtime.gates.wide_resnet import WideResNet
 
 _LIMIT_FLOAT32 = 1e-5  # of the output's scale: rounding of sums of up to 5760 terms through 28 layers
 _LIMIT_FLOAT64 = 1e-10
@@ -111,7 +111,10 @@ def convert(depth: int, widen: int, static: bool, folder: Path) -> dict[str, Any
     program.save(source, external_data=True)
     del program
     child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.zoo.compact_once", source, target], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "benchmarks.zoo.compact_once", source, target],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     report: dict[str, Any] = {
         "network": f"WRN-{depth}-{widen}",

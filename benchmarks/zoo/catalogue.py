@@ -6,6 +6,7 @@ Hugging Face transformers from small configurations. No weights are downloaded.
 
 from __future__ import annotations
 
+# ruff: noqa: C408 (configurations read best as keyword arguments)
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,9 @@ def _image(size: int) -> Callable[[int], tuple[Tensor, ...]]:
 
 
 def _torchvision() -> dict[str, Callable[[], Entry]]:
-    from benchmarks.zoo import torchvision_operators  # noqa: F401
     from torchvision import models
+
+    from benchmarks.zoo import torchvision_operators  # noqa: F401
 
     def entry(name: str) -> Entry:
         arguments: dict[str, Any] = {"weights": None}
@@ -72,19 +74,21 @@ def timm_models() -> dict[str, float]:
 
 def millions_of_parameters() -> dict[str, float]:
     """Approximate size of every entry, to run the zoo in order of increasing size."""
-    from benchmarks.zoo import torchvision_operators  # noqa: F401
     from torchvision import models
+
+    from benchmarks.zoo import torchvision_operators  # noqa: F401
 
     sizes = {f"timm/{name}": size for name, size in timm_models().items()}
     for name in models.list_models(module=models):
         sizes[f"torchvision/{name}"] = models.get_model_weights(name).DEFAULT.meta["num_params"] / 1e6  # type: ignore[attr-defined]
-    return sizes | {name: 0.3 for name in _transformers()}
+    return sizes | dict.fromkeys(_transformers(), 0.3)
 
 
 def _timm() -> dict[str, Callable[[], Entry]]:
     def entry(name: str) -> Entry:
-        from benchmarks.zoo import torchvision_operators  # noqa: F401
         import timm
+
+        from benchmarks.zoo import torchvision_operators  # noqa: F401
 
         arguments, note = _TIMM_ARGUMENTS.get(name, ({}, ""))
         size = timm.get_pretrained_cfg(name).input_size[-1] if timm.get_pretrained_cfg(name) else 224
@@ -185,7 +189,8 @@ def _transformers() -> dict[str, Callable[[], Entry]]:
         rows["deit"] = ("DeiTForImageClassification", vision, ("pixel_values",), ("logits",), *pixels)
         rows["swin"] = (
             "SwinForImageClassification",
-            dict(image_size=32, patch_size=2, embed_dim=32, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=10),
+            dict(image_size=32, patch_size=2, embed_dim=32, depths=[2, 2], num_heads=[2, 4], window_size=4,
+                 num_labels=10),
             ("pixel_values",), ("logits",), *pixels,
         )  # fmt: skip
         rows["convnext"] = (
@@ -193,7 +198,9 @@ def _transformers() -> dict[str, Callable[[], Entry]]:
             dict(hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 2, 1], num_labels=10, image_size=64),
             ("pixel_values",), ("logits",), lambda n: (torch.randn(n, 3, 64, 64),), (batch,),
         )  # fmt: skip
-        part = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, projection_dim=32)
+        part = dict(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, projection_dim=32
+        )
         rows["clip"] = (
             "CLIPModel",
             dict(

@@ -1,6 +1,6 @@
 """How long does one compaction take, and how much memory? Run in a process of its own, so that the peak is its own.
 
-    python -m benchmarks.zoo.compact_once gated.onnx compact.onnx      prints one line of JSON
+python -m benchmarks.zoo.compact_once gated.onnx compact.onnx      prints one line of JSON
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def _resident_bytes() -> int:
 def compact_file(source: str, target: str) -> dict[str, Any]:
     """Compact one file and describe what happened."""
     import onnx_ir as ir
+
     from converters.compaction import compact
 
     model = ir.load(source)

@@ -106,7 +106,8 @@ def gated_model(exported: Exported, values: Mapping[str, Tensor], aliases: Mappi
         for alias in found:
             old = model.graph.initializers[alias]
             array = np.ascontiguousarray(value.detach().numpy())
-            assert old.shape is not None and tuple(old.shape) == array.shape
+            assert old.shape is not None
+            assert tuple(old.shape) == array.shape
             old.const_value = ir.tensor(array, name=alias)
     return model
 

@@ -42,18 +42,16 @@ class Gated:
     closed: int
 
 
-class NotApplicable(Exception):
+class NotApplicableError(Exception):
     """The model has no place of this kind; the message says which."""
 
 
 @torch.no_grad()
-def apply_scenario(
-    model: nn.Module, places: Places, inputs: tuple[Tensor, ...], scenario: str, seed: int
-) -> Gated:
+def apply_scenario(model: nn.Module, places: Places, inputs: tuple[Tensor, ...], scenario: str, seed: int) -> Gated:
     """Gate `model` in place.
 
     Raises:
-        NotApplicable: the model has no such place.
+        NotApplicableError: the model has no such place.
     """
     return _Gater(model, places, inputs, seed).run(scenario)
 
@@ -116,7 +114,7 @@ class _Gater:
     @staticmethod
     def _need(found: Sequence[Any], message: str) -> None:
         if not found:
-            raise NotApplicable(message)
+            raise NotApplicableError(message)
 
     def draw(self, n: int) -> Tensor:
         """n gates: exactly floor(n / 2) zeros at random, the rest uniform in [0.1, 1]."""
@@ -196,7 +194,7 @@ class _Gater:
         else:
             axis = weight_axes(module)[0]
             if isinstance(module, _ConvNd) and module.transposed and module.groups > 1:
-                raise NotApplicable(f"{writer} is a grouped transposed convolution")
+                raise NotApplicableError(f"{writer} is a grouped transposed convolution")
             self.scale(f"{writer}.weight", axis, z, first)
             names = f"{writer}.bias"
         if bias and self.parameters.get(names) is not None:

@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ class _Leaky(TorchFunctionMode):
 
     # by name: the Python function, its C implementation, the method and the in-place forms all pass here
     _RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "leaky_relu", "threshold", "clamp_min"})
-    _SMOOTH = {"hardswish": F.silu, "hardsigmoid": torch.sigmoid}
+    _SMOOTH: ClassVar = {"hardswish": F.silu, "hardsigmoid": torch.sigmoid}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "").rstrip("_")
@@ -215,7 +215,9 @@ def _other_parameters(model: nn.Module, counted: set[int]) -> int:
             counted.add(id(module.weight))
             gradient = module.weight.grad
             # which rows are read depends on the batch, so only the width counts
-            alive = 0 if gradient is None else int(((gradient.abs().amax(0) > 0) & (module.weight.abs().amax(0) > 0)).sum())
+            alive = (
+                0 if gradient is None else int(((gradient.abs().amax(0) > 0) & (module.weight.abs().amax(0) > 0)).sum())
+            )
             total += module.num_embeddings * alive
     for parameter in model.parameters():
         if id(parameter) in counted or parameter.numel() == 1:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.catalogue import Entry, catalogue
 from benchmarks.zoo.export import Exported, ExportError, export, gated_model, optimise
-from benchmarks.zoo.gating import SCENARIOS, NotApplicable, apply_scenario
+from benchmarks.zoo.gating import SCENARIOS, NotApplicableError, apply_scenario
 from benchmarks.zoo.ideal import NativeCost, native_cost
 from benchmarks.zoo.macs import macs_of_run
 from benchmarks.zoo.places import Places, find_places
@@ -65,7 +65,7 @@ def judge(name: str, scenarios: Sequence[str], cache: Path, options: argparse.Na
         started = time.perf_counter()
         try:
             row |= judge_scenario(entry, model, places, exported, inputs, scenario, full, options)
-        except NotApplicable as reason:
+        except NotApplicableError as reason:
             row |= {"status": "not applicable", "reason": str(reason)}
         except ExportError as reason:
             row |= {"status": "not gated", "reason": str(reason)}
@@ -183,8 +183,9 @@ def compare_files(
 
 
 def float64_difference(source: str, target: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-    """The gated model against its twin compacted in float64, and whether the shipped weights are the twin's, rounded."""
+    """Gated against its twin compacted in float64, and whether the shipped weights are the twin's, rounded."""
     import onnx_ir as ir
+
     from converters.exactness import check_exactly
 
     names = [value.name or "" for value in ir.load(source).graph.inputs]

@@ -115,7 +115,7 @@ def contractions(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_channel_norm(module: nn.Module) -> bool:
-    if isinstance(module, _BatchNorm) or next(module.children(), None) is not None and not hasattr(module, "weight"):
+    if isinstance(module, _BatchNorm) or (next(module.children(), None) is not None and not hasattr(module, "weight")):
         return False
     return isinstance(module, nn.LayerNorm | nn.GroupNorm) or "Norm" in type(module).__name__
 

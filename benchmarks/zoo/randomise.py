@@ -1,7 +1,7 @@
 """How does a model with random weights get statistics that make a test bite?
 
-A freshly built model has BatchNorm statistics 0 and 1, biases 0, and often layers or layer scales that are zero: a wrong
-removal would not show. Here BatchNorm statistics are measured on a random batch and then disturbed, all biases and
+A freshly built model has BatchNorm statistics 0 and 1, biases 0, and often layers or layer scales that are zero: a
+wrong removal would not show. Here BatchNorm statistics are measured on a random batch and then disturbed, all biases and
 norm weights are random, and whatever is initialised to zero or next to it is randomised.
 """
 
@@ -28,18 +28,21 @@ def randomise(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> nn.Mod
                 parameter.normal_(0.0, 0.3)
         elif leaf.endswith("bias") and parameter.ndim == 1:
             parameter.normal_(0.0, 0.1)
-        elif parameter.is_floating_point() and parameter.numel() > 1:
-            if float(parameter.abs().max()) <= _SMALL:  # zero-initialised, or a layer scale next to zero
-                if parameter.ndim == 1 or leaf in ("gamma", "layer_scale") or "scale" in leaf:
-                    parameter.uniform_(0.1, 0.4)
-                else:
-                    parameter.normal_(0.0, 0.05)
+        elif parameter.is_floating_point() and parameter.numel() > 1 and float(parameter.abs().max()) <= _SMALL:
+            # zero-initialised, or a layer scale next to zero
+            if parameter.ndim == 1 or leaf in ("gamma", "layer_scale") or "scale" in leaf:
+                parameter.uniform_(0.1, 0.4)
+            else:
+                parameter.normal_(0.0, 0.05)
     _measure_batch_norms(model, inputs)
     return model.eval()
 
 
 def _measure_batch_norms(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Running statistics of a random batch, disturbed: mean by 0.3 standard deviations, variance by a factor of 0.5 to 2."""
+    """Running statistics of a random batch, disturbed.
+
+    The mean moves by 0.3 standard deviations at random, the variance by a factor between 0.5 and 2.
+    """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not layers:
         return
@@ -53,7 +56,8 @@ def _measure_batch_norms(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         layer.eval()
         layer.momentum = momentum
         mean, variance = layer.running_mean, layer.running_var
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         # a few samples at 1 x 1 pixels can have a variance near zero, which would amplify rounding without bound
         variance.clamp_(min=0.1 * float(variance.mean()) + 1e-3)
         mean.add_(0.3 * variance.sqrt() * torch.randn_like(mean))

@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="comma-separated patterns of model names")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th model, starting with the i-th")
-    parser.add_argument("--limit-params", type=float, default=float("inf"), help="largest model, millions of parameters")
+    parser.add_argument(
+        "--limit-params", type=float, default=float("inf"), help="largest model, millions of parameters"
+    )
     parser.add_argument("--timeout", type=float, default=1800, help="seconds per model")
     parser.add_argument("--memory", type=float, default=12, help="GB per model")
     parser.add_argument("--limit", type=float, default=1e-5)
@@ -46,7 +48,9 @@ def main() -> None:
 
     sizes = millions_of_parameters()
     patterns = options.only.split(",")
-    names = [n for n in catalogue() if any(fnmatch.fnmatch(n, p) for p in patterns) and sizes[n] <= options.limit_params]
+    names = [
+        n for n in catalogue() if any(fnmatch.fnmatch(n, p) for p in patterns) and sizes[n] <= options.limit_params
+    ]
     names.sort(key=lambda n: (sizes[n], n))
     index, count = (int(part) for part in options.shard.split("/"))
     scenarios = options.scenarios.split(",")

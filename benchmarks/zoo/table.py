@@ -1,6 +1,6 @@
 """What does the zoo show? Renders result rows as a markdown table with the bars of the specification.
 
-    python -m benchmarks.zoo.table benchmarks/zoo/results.jsonl > benchmarks/zoo/RESULTS.md
+python -m benchmarks.zoo.table benchmarks/zoo/results.jsonl > benchmarks/zoo/RESULTS.md
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 Row = dict[str, Any]
 _JUDGED = ("exact", "WRONG")
-_SCATTER_NOISE = 1.0  # a compact model may take at most as long as its gated one
 
 
 def load(paths: Iterable[Path]) -> list[Row]:
@@ -46,36 +45,56 @@ def render(rows: list[Row]) -> str:
 
 
 def summary(rows: list[Row], judged: list[Row]) -> list[str]:
+    """One line per bar."""
     models: dict[str, list[Row]] = defaultdict(list)
     for row in judged:
         models[row["model"]].append(row)
-    sources = Counter(r["model"].split("/")[0] for r in {r["model"]: r for r in rows}.values())
-    exact_models = Counter(m.split("/")[0] for m, rs in models.items() if all(r["status"] == "exact" for r in rs))
-    smaller = Counter(
-        m.split("/")[0] for m, rs in models.items() if any(r["parameters_after"] < r["parameters_before"] for r in rs if "parameters_after" in r)
-    )  # fmt: skip
+    tried = Counter(_source(model) for model in {row["model"] for row in rows})
+    exact = Counter(_source(m) for m, found in models.items() if all(r["status"] == "exact" for r in found))
+    smaller = Counter(_source(m) for m, found in models.items() if any(_is_smaller(r) for r in found))
     sized = [r for r in judged if "macs_after" in r]
-    timed = [r for r in sized if "speedup" in r]
+    reducible = [r for r in sized if reached(r, "macs") is not None]
     wide = [r for r in judged if isinstance(r.get("difference_float64"), float)]
-    lines = ["| bar | result |", "|---|---|"]
-    for source, count in sorted(sources.items()):
-        lines.append(
-            f"| {source}: models tried, all scenarios exact, really smaller "
-            f"| {count}, {exact_models[source]}, {smaller[source]} |"
-        )
-    lines.append(f"| rows exact in float32 (<= 1e-5 of the output's scale) | {_share(judged, lambda r: r['status'] == 'exact')} |")  # noqa: E501
-    lines.append(f"| rows exact in float64 (<= 1e-10), of those that were evaluated | {_share(wide, lambda r: r['difference_float64'] <= 1e-10)} |")  # noqa: E501
-    lines.append(f"| rows that reach 95 % of the ideal FLOP reduction | {_share([r for r in sized if reached(r, 'macs') is not None], lambda r: (reached(r, 'macs') or 0) >= 0.95)} |")  # noqa: E501
-    lines.append(f"| rows no slower than the gated model (upper quartile of the paired ratio >= 1) | {_share(timed, lambda r: r['speedup_quartiles'][1] >= _SCATTER_NOISE)} |")  # noqa: E501
-    lines.append(f"| rows without an added Gather or Scatter | {_share(sized, lambda r: r['index_operators_added'] <= 0)} |")  # noqa: E501
-    lines.append(f"| rows where compaction takes at most a quarter of the export | {_share([r for r in judged if 'compaction_seconds' in r], lambda r: r['compaction_seconds'] <= 0.25 * (r['export_seconds'] + r['optimise_seconds']))} |")  # noqa: E501
-    lines.append(f"| rows whose peak memory stays under twice the weights beyond the loaded model | {_share([r for r in judged if 'peak_over_weights' in r and r['weight_bytes'] > 20e6], lambda r: r['peak_over_weights'] < 2)} (models above 20 MB) |")  # noqa: E501
-    resnet = [r for r in judged if r["model"] == "torchvision/resnet18" and "parameters_after" in r]
-    shares = [f"{r['scenario']} {100 * (reached(r, 'parameters') or 0):.2f} %" for r in sorted(resnet, key=lambda r: r["scenario"])]  # noqa: E501
-    lines.append(f"| ResNet-18, share of the ideal parameter reduction | {', '.join(shares)} |")
+    compacted = [r for r in judged if "compaction_seconds" in r]
+    large = [r for r in compacted if r["weight_bytes"] > 20e6]
+    resnet = sorted((r for r in sized if r["model"] == "torchvision/resnet18"), key=lambda r: r["scenario"])
+    shares = [f"{r['scenario']} {100 * (reached(r, 'parameters') or 0):.2f} %" for r in resnet]
     operators = Counter(o for r in judged for o in set(r.get("without_rule", [])))
-    lines.append(f"| operators without a rule (rows) | {', '.join(f'{o} ({n})' for o, n in operators.most_common()) or 'none'} |")  # noqa: E501
-    return lines
+    bars = [
+        (f"{source}: models tried, all scenarios exact, really smaller", f"{n}, {exact[source]}, {smaller[source]}")
+        for source, n in sorted(tried.items())
+    ]
+    bars += [
+        ("rows exact in float32 (1e-5 of the output's scale)", _share(judged, lambda r: r["status"] == "exact")),
+        ("rows exact in float64 (1e-10), of those evaluated", _share(wide, lambda r: r["difference_float64"] <= 1e-10)),
+        ("rows that reach 95 % of the ideal FLOP reduction", _share(reducible, lambda r: reached(r, "macs") >= 0.95)),
+        ("rows no slower than gated (upper quartile of the paired ratio >= 1)", _share(sized, _is_no_slower)),
+        ("rows without an added Gather or Scatter", _share(sized, lambda r: r["index_operators_added"] <= 0)),
+        ("rows where compaction takes at most a quarter of the export", _share(compacted, _is_quick)),
+        (
+            "rows whose peak memory beyond the loaded model is under twice the weights (models above 20 MB)",
+            _share(large, lambda r: r["peak_over_weights"] < 2),
+        ),
+        ("ResNet-18, share of the ideal parameter reduction", ", ".join(shares) or "no row"),
+        ("operators without a rule (rows)", ", ".join(f"{o} ({n})" for o, n in operators.most_common()) or "none"),
+    ]
+    return ["| bar | result |", "|---|---|", *(f"| {bar} | {result} |" for bar, result in bars)]
+
+
+def _source(model: str) -> str:
+    return model.partition("/")[0]
+
+
+def _is_smaller(row: Row) -> bool:
+    return "parameters_after" in row and bool(row["parameters_after"] < row["parameters_before"])
+
+
+def _is_no_slower(row: Row) -> bool:
+    return bool(row["speedup_quartiles"][1] >= 1)
+
+
+def _is_quick(row: Row) -> bool:
+    return bool(row["compaction_seconds"] <= 0.25 * (row["export_seconds"] + row["optimise_seconds"]))
 
 
 def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
@@ -92,7 +111,7 @@ def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
                 reasons.append(f"{100 * share:.0f} % of the ideal FLOP reduction{why}")
             if row["index_operators_added"] > 0:
                 reasons.append(f"{row['index_operators_added']} index operators added (speed-up {row['speedup']})")
-            if row["speedup_quartiles"][1] < _SCATTER_NOISE:
+            if not _is_no_slower(row):
                 reasons.append(f"slower: {row['speedup']}x")
         lines += [f"- {row['model']} {row['scenario']}: {'; '.join(reasons)}"] if reasons else []
     for row in rows:
@@ -109,7 +128,10 @@ def table(judged: list[Row]) -> list[str]:
     ]
     for r in judged:
         if "macs_after" not in r:
-            lines.append(f"| {r['model']} | {r['scenario']} | **{_number(r['difference_float32'])}** {r.get('reason', '')} |" + " |" * 9)  # noqa: E501
+            lines.append(
+                f"| {r['model']} | {r['scenario']} | **{_number(r['difference_float32'])}** {r.get('reason', '')} |"
+                + " |" * 9
+            )
             continue
         share = reached(r, "macs")
         lines.append(
