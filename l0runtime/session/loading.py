@@ -18,8 +18,8 @@ from l0runtime.session.devices import (
     library_problem,
     parse_device,
     preload_gpu_libraries,
-    quiet_provider_loading,
     provider_list,
+    quiet_provider_loading,
 )
 from l0runtime.session.known_options import SESSION_SETTINGS, check_known
 
