@@ -1,4 +1,4 @@
-"""Imports point one way: l0runtime.cli to converters to l0runtime.gates, and inside the engine from stages to relations."""
+"""Imports point one way: l0runtime.cli to converters to l0runtime.gates; in the engine, from stages to relations."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def remove_with_onnxsim(stem: Path, target: Path) -> Row:
 
 
 def remove_with_openvino(stem: Path, target: Path) -> Row:
-    """The common, then the pruning transformation. Its result cannot be written as ONNX, so OpenVINO itself compares and times."""
+    """The common, then the pruning transformation; OpenVINO itself compares and times, as it writes no ONNX."""
     import numpy as np
     import openvino as ov
     from openvino._offline_transformations import apply_moc_transformations, apply_pruning_transformation
