@@ -1,8 +1,8 @@
 """How does a model with random weights get statistics that make a test bite?
 
 A freshly built model has BatchNorm statistics 0 and 1, biases 0, and often layers or layer scales that are zero: a
-wrong removal would not show. Here BatchNorm statistics are measured on a random batch and then disturbed, all biases and
-norm weights are random, and whatever is initialised to zero or next to it is randomised.
+wrong removal would not show. Here BatchNorm statistics are measured on a random batch and then disturbed, all biases
+and norm weights are random, and whatever is initialised to zero or next to it is randomised.
 """
 
 from __future__ import annotations
