@@ -17,8 +17,27 @@ from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
 
 # Rules and fixups that no case decides yet, each with its reason.
-UNGUARDED_RULES: dict[str, str] = {}
-UNGUARDED_FIXUPS: dict[str, str] = {}
+_RANDOM = "random numbers cannot be compared"
+_ELSEWHERE = "an operator of onnxruntime alone, which the oracle does not know"
+_NO_CASE = "no case has this operator yet"
+UNGUARDED_RULES: dict[str, str] = {
+    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomUniform"), _RANDOM),
+    **dict.fromkeys(("RandomNormalLike", "RandomUniformLike"), _RANDOM),
+    **{name: _ELSEWHERE for name in RULES if name.startswith("com.microsoft")},
+    "SimplifiedLayerNormalization": _ELSEWHERE,
+    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"), _NO_CASE),
+    **dict.fromkeys(
+        ("Compress", "EyeLike", "GatherND", "NonZero", "OneHot", "Range", "Scatter", "ScatterND"), _NO_CASE
+    ),
+    **dict.fromkeys(("Swish", "Trilu", "Unique"), _NO_CASE),
+    "ConstantOfShape": "its shape is evaluated beforehand in every case",
+}
+UNGUARDED_FIXUPS: dict[str, str] = {
+    **{name: _ELSEWHERE for name in FIXUPS if name.startswith("com.microsoft")},
+    "SimplifiedLayerNormalization": _ELSEWHERE,
+}
+# Broken, a rule is seen by its first few cases or by none.
+MOST_CASES = 12
 
 
 def operators(graph: onnx.GraphProto) -> set[str]:
@@ -73,7 +92,7 @@ def test_rule_that_says_nothing_is_read_is_noticed(operator: str, monkeypatch: p
     if operator in UNGUARDED_RULES:
         pytest.skip(UNGUARDED_RULES[operator])
     monkeypatch.setitem(RULES, operator, says_nothing_is_read)
-    assert somebody_notices(cases_by_operator().get(operator, []))
+    assert somebody_notices(cases_by_operator().get(operator, [])[:MOST_CASES])
 
 
 @pytest.mark.parametrize("operator", sorted(FIXUPS))
@@ -81,7 +100,7 @@ def test_fixup_that_is_missing_is_noticed(operator: str, monkeypatch: pytest.Mon
     if operator in UNGUARDED_FIXUPS:
         pytest.skip(UNGUARDED_FIXUPS[operator])
     monkeypatch.delitem(FIXUPS, operator)
-    assert somebody_notices(cases_by_operator().get(operator, []))
+    assert somebody_notices(cases_by_operator().get(operator, [])[:MOST_CASES])
 
 
 def kinds_of_relation() -> list[type[Relation]]:

@@ -16,6 +16,7 @@ from converters.compaction import rules as rules  # importing registers every ru
 from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
+from converters.compaction.finiteness import need_finite_operands
 from converters.compaction.fold import fold_batch_norms, fold_scales, merge_additions
 from converters.compaction.interface import Interface
 from converters.compaction.map_folding import folded_maps
@@ -49,13 +50,18 @@ def compact(model: ir.Model) -> Compaction:
     interface = Interface.of(graph)
     normalise(model)
     analysis = analyse(graph)
-    permission = Permission(analysis.relations)
-    permission.solve()
-    selections = select_inputs(analysis, permission)
-    if selections:
+    while True:
         permission = Permission(analysis.relations)
         permission.solve()
-    representatives = choose(analysis, permission)
+        selections = select_inputs(analysis, permission)
+        if selections:
+            permission = Permission(analysis.relations)
+            permission.solve()
+        representatives = choose(analysis, permission)
+        if not need_finite_operands(analysis, permission):
+            break
+        for relation in analysis.relations:
+            relation.selected = None
     plan = make_plan(analysis, permission, representatives, selections)
     rewrite(Edit(graph, analysis, permission, representatives, selections, folded_maps(analysis, permission)))
     merge_equal_clones(graph)
