@@ -47,7 +47,7 @@ def from_module(
             "batch first (example_inputs, or --input SHAPE on the command line)."
         )
     module.eval()
-    _check_tensors(module)
+    check_tensors(dict(module.named_parameters()), dict(module.named_buffers()))
     return GatedModel(
         format=format,
         module=module,
@@ -70,10 +70,13 @@ def gates_of(module: Module) -> tuple[GateGroup, ...]:
     return tuple(groups)
 
 
-def _check_tensors(module: Module) -> None:
-    """Refuse what no conversion can make sense of: NaN anywhere, infinite parameters, tensors on another device."""
-    parameters = {name for name, _ in module.named_parameters()}
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+def check_tensors(parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what no conversion can make sense of: NaN anywhere, infinite parameters, tensors on another device.
+
+    Raises:
+        UnsupportedModelError: see above.
+    """
+    for name, tensor in [*parameters.items(), *buffers.items()]:
         if tensor.device.type != "cpu":
             raise UnsupportedModelError(
                 f"{name}: is on device {tensor.device}; expected cpu. Call module.cpu() before the conversion."

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from converters.sources import Candidate, GatedModel, SourceOptions
-from l0runtime.errors import OptionError
+from l0runtime.errors import ModelFileError, OptionError
 from l0runtime.onnx_files import read_model
+
+if TYPE_CHECKING:
+    import onnx
 
 # first byte of a ModelProto: field 1 (ir_version) as varint, or field 7 (graph) where a writer left it out
 _FIRST_BYTES = (b"\x08", b"\x3a", b"\x12", b"\x42")
@@ -25,8 +31,41 @@ class OnnxFile:
         if options.model is not None or options.example_inputs is not None:
             given = "model" if options.model is not None else "example inputs"
             raise OptionError(f"{file.path}: an ONNX file holds its own graph and inputs; leave out the {given}.")
-        read_model(file.path, weights=False)  # for its clear errors
+        _check_external_data(read_model(file.path, weights=False), file.path)
         return GatedModel(format=self.name, onnx_path=file.path)
 
 
 SOURCE = OnnxFile()
+
+
+def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Weights outside the file must lie beside it, or below, and be all there.
+
+    Raises:
+        ModelFileError: a missing or short data file, or a location elsewhere on the disk.
+    """
+    folder = path.parent.resolve()
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not entries:
+            continue
+        location = entries.get("location", "")
+        target = (folder / location).resolve()
+        if not location or Path(location).is_absolute() or not target.is_relative_to(folder):
+            raise ModelFileError(
+                f"{path}: the values of {tensor.name} are said to lie in {location!r}, outside of the model's folder. "
+                "Only files beside the model are read."
+            )
+        if not target.is_file():
+            raise ModelFileError(f"{path}: the values of {tensor.name} lie in {location!r}, which is missing.")
+        end = _number(entries, "offset") + _number(entries, "length")
+        if end > target.stat().st_size:
+            raise ModelFileError(
+                f"{path}: the values of {tensor.name} end at byte {end} of {location!r}, which has "
+                f"{target.stat().st_size}. The data file is truncated, or belongs to another model."
+            )
+
+
+def _number(entries: dict[str, str], key: str) -> int:
+    text = entries.get(key, "0")
+    return int(text) if text.isdigit() else 0

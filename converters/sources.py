@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,15 +26,19 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.nn import Module
 
+# what any file of parameters is; a format that says more about a file goes before it
+_LEAST_SPECIFIC = "state-dict"
 _LARGEST_HEADER_BYTES = 100_000_000  # as in the safetensors format
 
 ENTRY_POINT_GROUP = "l0runtime.sources"
 
-# format name: the `Source` object; the order is the order in which a file is offered to them
+# format name: the `Source` object
 BUILT_IN: dict[str, str] = {
     "l0runtime": "converters.own_checkpoint:SOURCE",
     "onnx": "converters.onnx_file:SOURCE",
     "amlab": "converters.amlab:SOURCE",
+    "pt2": "converters.torch_export:SOURCE",
+    "state-dict": "converters.state_dict:SOURCE",
 }
 
 
@@ -135,8 +140,8 @@ class Candidate:
     @cached_property
     def torch_content(self) -> Any:
         """What torch.save wrote, read without executing anything; None for other files, see `torch_error`."""
-        if not (self.is_zip or self.head[:1] == b"\x80"):
-            return None
+        if not (self.is_zip or self.head[:1] == b"\x80") or any("/archive_format" in name for name in self.members):
+            return None  # no pickle, or a torch.export archive, which has a reader of its own
         from converters.torch_files import read_torch_file
 
         try:
@@ -146,24 +151,39 @@ class Candidate:
             return None
 
     @cached_property
-    def metadata(self) -> dict[str, str]:
-        """The metadata of a safetensors header; empty for other files and where the header is not readable.
+    def header(self) -> dict[str, Any]:
+        """The JSON header of a safetensors file; empty for other files and where it is not readable.
 
-        Read from the header alone, so that a file truncated after it is still recognised and its reader can say so.
+        Read by itself, so that a file truncated behind it is still recognised and its reader can say so.
         """
-        if not self.is_safetensors:
-            return {}
         size = int.from_bytes(self.head[:8], "little")
-        if size > _LARGEST_HEADER_BYTES:
+        if not self.is_safetensors or size > _LARGEST_HEADER_BYTES:
             return {}
         with self.path.open("rb") as file:
             file.seek(8)
-            header = file.read(size)
+            text = file.read(size)
         try:
-            entries = json.loads(header).get("__metadata__", {})
-        except (ValueError, AttributeError):
+            header = json.loads(text)
+        except ValueError:
             return {}
+        return header if isinstance(header, dict) else {}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of a safetensors header."""
+        entries = self.header.get("__metadata__")
         return {str(key): str(value) for key, value in entries.items()} if isinstance(entries, dict) else {}
+
+    @cached_property
+    def members(self) -> frozenset[str]:
+        """Names of the files in a zip archive; empty for other files."""
+        if not self.is_zip:
+            return frozenset()
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return frozenset(archive.namelist())
+        except zipfile.BadZipFile:
+            return frozenset()
 
 
 @runtime_checkable
@@ -230,6 +250,7 @@ def find_source(file: Candidate, name: str | None = None) -> Source:
             raise OptionError(f"format {name!r} is unknown; known are {', '.join(sources)}.")
         return sources[name]
     matches = [source for source in sources.values() if source.recognise(file)]
+    matches = [source for source in matches if source.name != _LEAST_SPECIFIC] or matches
     if not matches:
         if file.torch_content is None and file.torch_error is not None:
             raise file.torch_error

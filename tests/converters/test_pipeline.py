@@ -15,7 +15,7 @@ from small_models import GATES, change_weight, make_mlp
 from torch import nn
 
 import converters.compaction
-from converters import convert
+from converters import convert, output_files
 from converters.compaction import Compaction
 from l0runtime.errors import (
     InputError,
@@ -90,6 +90,20 @@ def test_a_fully_closed_layer_leaves_a_constant_output(tmp_path: Path) -> None:
     convert(source, tmp_path / "out.onnx")
     bias = onnx.numpy_helper.to_array(make_mlp(closed).graph.initializer[4])
     np.testing.assert_array_equal(run(tmp_path / "out.onnx"), np.broadcast_to(bias, (4, 3)))
+
+
+def test_models_too_large_for_protobuf_keep_their_weights_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_files, "_LARGEST_EMBEDDED_BYTES", 100)
+    gates = (1.0, 0.0) * 60
+    model = make_mlp(gates)
+    (tmp_path / "large").mkdir()
+    onnx.save(model, tmp_path / "large" / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=256)
+    convert(tmp_path / "large" / "in.onnx", tmp_path / "out.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["large", "out.onnx", "out.onnx.data"]
+    # float32 sums of 60 products against float64
+    np.testing.assert_allclose(run(tmp_path / "out.onnx"), by_hand(X, gates), rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_without_gates_or_zeros_is_refused(tmp_path: Path) -> None:
