@@ -1,0 +1,3 @@
+"""The side-by-side; importing it makes torchvision importable wherever its compiled operators are not."""
+
+from benchmarks.zoo import torchvision_operators as torchvision_operators

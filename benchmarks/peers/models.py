@@ -24,8 +24,6 @@ def build(name: str) -> nn.Module:
     """A torchvision model with random weights; `vit_6_layers` is its VisionTransformer in a small size."""
     from torchvision import models
 
-    from benchmarks.zoo import torchvision_operators  # noqa: F401
-
     factories: dict[str, Callable[[], nn.Module]] = {
         "vit_6_layers": lambda: models.VisionTransformer(224, 16, 6, 6, 384, 1536),
         "googlenet": lambda: models.googlenet(weights=None, aux_logits=False, init_weights=False),

@@ -37,14 +37,11 @@ def remove_with_l0runtime(stem: Path, target: Path) -> Row:
 
 def remove_with_torch_pruning(stem: Path, target: Path) -> Row:
     """DependencyGraph with the dead indices given by hand, on the torch model; exported afterwards."""
-    from importlib import import_module
-
     import torch
+    import torch_pruning as tp
 
     from benchmarks.peers.models import build
 
-    import_module("benchmarks.zoo.torchvision_operators")  # before torch_pruning, which imports torchvision
-    tp = import_module("torch_pruning")
     case = json.loads(Path(f"{stem}.json").read_text())
     model = build(case["model"]).eval()
     model.load_state_dict(torch.load(f"{stem}.pt"))

@@ -49,8 +49,6 @@ def _image(size: int) -> Callable[[int], tuple[Tensor, ...]]:
 def _torchvision() -> dict[str, Callable[[], Entry]]:
     from torchvision import models
 
-    from benchmarks.zoo import torchvision_operators  # noqa: F401
-
     def entry(name: str) -> Entry:
         arguments: dict[str, Any] = {"weights": None}
         if name in ("googlenet", "inception_v3"):
@@ -76,8 +74,6 @@ def millions_of_parameters() -> dict[str, float]:
     """Approximate size of every entry, to run the zoo in order of increasing size."""
     from torchvision import models
 
-    from benchmarks.zoo import torchvision_operators  # noqa: F401
-
     sizes = {f"timm/{name}": size for name, size in timm_models().items()}
     for name in models.list_models(module=models):
         sizes[f"torchvision/{name}"] = models.get_model_weights(name).DEFAULT.meta["num_params"] / 1e6  # type: ignore[attr-defined]
@@ -87,8 +83,6 @@ def millions_of_parameters() -> dict[str, float]:
 def _timm() -> dict[str, Callable[[], Entry]]:
     def entry(name: str) -> Entry:
         import timm
-
-        from benchmarks.zoo import torchvision_operators  # noqa: F401
 
         arguments, note = _TIMM_ARGUMENTS.get(name, ({}, ""))
         size = timm.get_pretrained_cfg(name).input_size[-1] if timm.get_pretrained_cfg(name) else 224
