@@ -126,8 +126,7 @@ def test_shapes_that_do_not_fit_are_seen() -> None:
     def change(proto: onnx.ModelProto) -> None:
         replace(proto, "w2", lambda a: a[:, LIVE])
 
-    judged = Judgement(CASES[PADDED], compaction(change))
-    assert judged.valid() is not None
+    assert Judgement(CASES[PADDED], compaction(change)).runs() is not None
 
 
 def test_other_bytes_at_each_run_are_seen() -> None:

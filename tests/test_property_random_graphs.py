@@ -22,7 +22,7 @@ from converters.compaction import compact
 
 EXAMPLES = int(os.environ.get("L0RUNTIME_FUZZ_EXAMPLES", "0"))
 BOUNDED = settings(
-    max_examples=EXAMPLES or 80,
+    max_examples=EXAMPLES or 150,
     derandomize=not EXAMPLES,  # the same programs in every bounded run, so that it never fails by chance
     database=None,
     deadline=None,

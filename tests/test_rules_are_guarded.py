@@ -30,6 +30,7 @@ UNGUARDED_RULES: dict[str, str] = {
         ("Compress", "EyeLike", "GatherND", "NonZero", "OneHot", "Range", "Scatter", "ScatterND"), _NO_CASE
     ),
     **dict.fromkeys(("Swish", "Trilu", "Unique"), _NO_CASE),
+    "Identity": "identities are taken out before any rule is asked",
     "ConstantOfShape": "its shape is evaluated beforehand in every case",
 }
 UNGUARDED_FIXUPS: dict[str, str] = {
@@ -37,7 +38,7 @@ UNGUARDED_FIXUPS: dict[str, str] = {
     "SimplifiedLayerNormalization": _ELSEWHERE,
 }
 # Broken, a rule is seen by its first few cases or by none.
-MOST_CASES = 12
+MOST_CASES = 40
 
 
 def operators(graph: onnx.GraphProto) -> set[str]:
@@ -121,7 +122,8 @@ def test_step_of_a_relation_that_does_nothing_is_noticed(
     kind: type[Relation], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kind, step, vars(Relation)[step])
-    assert somebody_notices(CASES)
+    # deep cases first: only in them can a lost need do harm
+    assert somebody_notices(sorted(CASES, key=lambda name: CASES[name].family != "depth"))
 
 
 def test_contraction_that_folds_every_constant_into_its_bias_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from cases import (  # noqa: F401
     blocks,
     convolution,
     corners,
+    depth,
     elementwise,
     formats,
     gate_forms,
