@@ -147,7 +147,21 @@ class Erf(OpRun):
         return (torch.erf(_tensor(x)).numpy(),)
 
 
-OPERATORS = [Conv, ConvTranspose, MaxPool, AveragePool, Erf]
+class Gelu(OpRun):
+    """Elementwise; onnx.reference expands it with constants that are rounded to float32."""
+
+    def _run(self, x: Array, approximate: str | None = None) -> tuple[Array]:
+        return (F.gelu(_tensor(x), approximate=approximate or "none").numpy(),)
+
+
+class HardSwish(OpRun):
+    """Elementwise, x * clip(x / 6 + 1/2, 0, 1); onnx.reference takes 1/6 rounded to float32."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x * np.clip(x / 6 + 0.5, 0, 1),)
+
+
+OPERATORS = [Conv, ConvTranspose, MaxPool, AveragePool, Erf, Gelu, HardSwish]
 
 
 def _tensor(array: Array) -> torch.Tensor:

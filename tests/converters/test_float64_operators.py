@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -57,13 +58,26 @@ def test_operator_equals_the_reference(operator: str, attributes: dict[str, obje
     np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
 
 
-def test_erf_keeps_float64_where_onnx_reference_rounds_to_float32() -> None:
+# at 1/2: erf (Abramowitz & Stegun 7.1); gelu = (1 + erf(1 / (2 sqrt 2))) / 4 by math.erf, whose tanh form is
+# (1 + tanh(sqrt(2 / pi) (1/2 + 0.044715 / 8))) / 4; hard swish = (1/2) (1/12 + 1/2) = 7/24
+@pytest.mark.parametrize(
+    ("operator", "attributes", "expected"),
+    [
+        ("Erf", {}, 0.5204998778130465),
+        ("Gelu", {}, (1 + math.erf(0.5 / math.sqrt(2))) / 4),
+        ("Gelu", {"approximate": "tanh"}, (1 + math.tanh(math.sqrt(2 / math.pi) * (0.5 + 0.044715 / 8))) / 4),
+        ("HardSwish", {}, 7 / 24),
+    ],
+)
+def test_functions_that_onnx_reference_rounds_to_float32_keep_float64(
+    operator: str, attributes: dict[str, str], expected: float
+) -> None:
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Erf", ["x"], ["y"])],
+        [onnx.helper.make_node(operator, ["x"], ["y"], **attributes)],
         "g",
         [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, [1])],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, [1])],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     (found,) = ReferenceEvaluator(model, new_ops=list(OPERATORS)).run(None, {"x": np.array([0.5])})
-    assert found[0] == pytest.approx(0.5204998778130465, rel=1e-15)  # erf(1/2), Abramowitz & Stegun 7.1
+    assert found[0] == pytest.approx(expected, rel=1e-15)
