@@ -128,6 +128,20 @@ class BenchReport:
     results: tuple[BatchResult, ...]
     profile: ProfileComparison | None = None
 
+    def __str__(self) -> str:
+        """The tables of `l0runtime bench` and the reason for each verdict, as plain text."""
+        import io
+
+        from rich.console import Console
+
+        from l0runtime.measurement.rendering import print_report
+
+        # rich's default file is stdout; a fixed width keeps the text the same wherever it is printed
+        console = Console(file=io.StringIO(), width=120)
+        print_report(self, console)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue() + "\n".join(result.reason for result in self.results)
+
     @property
     def verdict(self) -> Verdict:
         """FASTER only if it is at every batch size; NOT FASTER if it is not at any one."""

@@ -50,6 +50,14 @@ def test_the_report_holds_conditions_cost_footprint_and_raw_samples(wide: Path, 
     ]
 
 
+def test_a_printed_report_is_the_table_and_the_reasons_not_the_samples(narrow: Path) -> None:
+    report = l0runtime.bench(narrow, narrow, device="cpu", margin=0.99, budget_seconds=0.1, footprint=False)
+    text = str(report)
+    assert text.endswith(report.results[0].reason)
+    assert "speed-up [95 % CI]" in text
+    assert len(text.splitlines()) < 30
+
+
 def test_one_slower_batch_size_spoils_the_overall_verdict(wide: Path, narrow: Path) -> None:
     from dataclasses import replace
 
