@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
