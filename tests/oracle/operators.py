@@ -225,6 +225,27 @@ class BatchNormalization(OpRun):
         return y, mean * kept + used_mean * (1 - kept), var * kept + used_var * (1 - kept)
 
 
+class GroupNormalization(OpRun):
+    """(x - mean) / sqrt(var + epsilon) per group, then scale and bias per channel (opset 21 and newer).
+
+    The reference's function body computes its statistics in float32.
+    """
+
+    def _run(self, x, scale, bias, epsilon=None, num_groups=None, stash_type=None):
+        grouped = x.reshape(x.shape[0], num_groups, -1)
+        centred = grouped - grouped.mean(axis=2, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(axis=2, keepdims=True) + (1e-5 if epsilon is None else epsilon))
+        shape = (-1, *[1] * (x.ndim - 2))
+        return ((centred / deviation).reshape(x.shape) * scale.reshape(shape) + bias.reshape(shape),)
+
+
+class HardSwish(OpRun):
+    """Y = x * max(0, min(1, x / 6 + 1 / 2)); the reference's function body has 1 / 6 in float32."""
+
+    def _run(self, x):
+        return (x * np.clip(x / 6 + 0.5, 0, 1),)
+
+
 class LRN(OpRun):
     """Y = x / (bias + alpha / size * sum of squares over the `size` neighbouring channels) ** beta."""
 
@@ -263,5 +284,6 @@ class Pad(OpRun):
 
 
 NEW_OPERATORS: list[type[OpRun]] = [
-    Conv, ConvTranspose, MaxPool, AveragePool, GlobalLpPool, BatchNormalization, LRN, MeanVarianceNormalization, Pad
+    Conv, ConvTranspose, MaxPool, AveragePool, GlobalLpPool, BatchNormalization, GroupNormalization, HardSwish, LRN,
+    MeanVarianceNormalization, Pad
 ]  # fmt: skip
