@@ -49,6 +49,8 @@ def _replace_operand(edit: Edit, severed: Severed) -> None:
         for dim, mask in enumerate(masks):
             if mask is not None:
                 array = np.compress(~mask, array, axis=dim)
+        if array.size == 0:
+            return  # nothing of the node is left, so its operand does not matter
         name = output.name or node.op_type
         node.replace_input_with(slot, edit.add_map(name, array.astype(value.dtype.numpy()), node))
         return

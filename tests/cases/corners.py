@@ -686,3 +686,19 @@ def rotary_embedding_of_rank_3(r):
         opset=23, wq=weight(r, 8, 16), wk=weight(r, 8, 16), wv=weight(r, 8, 16), wo=weight(r, 16, 8), cos=cos, sin=sin,
         gate=np.repeat(gate(r, 4, (1, 2)), 4),
     )  # fmt: skip
+
+
+@case(equality="a constant times its own sigmoid: nothing of either is left", constant_output=True)
+def constant_units_times_their_own_sigmoid(r):
+    return model(
+        """(float[N,S,6] x) => (float[N,S,3] y) {
+            h = MatMul(x, w1)
+            g = Mul(h, gate)
+            o = Add(g, b1)
+            t = Add(o, o)
+            s = Sigmoid(t)
+            m = Mul(t, s)
+            y = MatMul(m, w2)
+        }""",
+        w1=weight(r, 6, 8), gate=np.zeros(8, np.float32), b1=vector(r, 8), w2=weight(r, 8, 3),
+    )  # fmt: skip
