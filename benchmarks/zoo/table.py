@@ -46,12 +46,14 @@ def render(rows: list[Row]) -> str:
 
 def summary(rows: list[Row], judged: list[Row]) -> list[str]:
     """One line per bar."""
+    # a compaction that failed is no wrong answer, but it is no exact one either
+    failed = [r for r in rows if r["status"] == "compaction failed"]
     models: dict[str, list[Row]] = defaultdict(list)
-    for row in judged:
+    for row in [*judged, *failed]:
         models[row["model"]].append(row)
     tried = Counter(_source(model) for model in {row["model"] for row in rows})
     exact = Counter(_source(m) for m, found in models.items() if all(r["status"] == "exact" for r in found))
-    smaller = Counter(_source(m) for m, found in models.items() if any(_is_smaller(r) for r in found))
+    smaller = Counter(_source(m) for m, found in models.items() if any(r in judged and _is_smaller(r) for r in found))
     sized = [r for r in judged if "macs_after" in r]
     reducible = [r for r in sized if reached(r, "macs") is not None]
     wide = [r for r in judged if isinstance(r.get("difference_float64"), float)]
@@ -65,7 +67,10 @@ def summary(rows: list[Row], judged: list[Row]) -> list[str]:
         for source, n in sorted(tried.items())
     ]
     bars += [
-        ("rows exact in float32 (1e-5 of the output's scale)", _share(judged, lambda r: r["status"] == "exact")),
+        (
+            "rows exact in float32 (1e-5 of the output's scale)",
+            _share([*judged, *failed], lambda r: r["status"] == "exact"),
+        ),
         ("rows exact in float64 (1e-10), of those evaluated", _share(wide, lambda r: r["difference_float64"] <= 1e-10)),
         ("rows that reach 95 % of the ideal FLOP reduction", _share(reducible, lambda r: reached(r, "macs") >= 0.95)),
         ("rows no slower than gated (upper quartile of the paired ratio >= 1)", _share(sized, _is_no_slower)),
