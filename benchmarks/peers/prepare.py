@@ -6,6 +6,7 @@ python -m benchmarks.peers.prepare work/
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def prepare(name: str, positions: tuple[str, ...], folder: Path) -> None:
     model.requires_grad_(False)
     entry = Entry(f"peers/{name}", lambda: model, _image, ({0: "batch"},))
     exported = export(entry, model, inputs, folder / "exports" / name)
-    state = {n: v.clone() for n, v in model.state_dict().items()}
+    state = copy.deepcopy(model.state_dict())
     for position in positions:
         model.load_state_dict(state)
         gated = apply_scenario(model, places, inputs, position, 1)
