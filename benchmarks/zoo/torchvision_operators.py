@@ -2,14 +2,14 @@
 
 torchvision registers shape functions for its detection operators at import and fails where the compiled library could
 not be loaded. No classification model calls them, so declaring their names is enough. Import this file first.
+Where torch or torchvision is not installed (the environments of some peers) it does nothing.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-
-import torch
+from typing import Any
 
 _BOXES = "Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width"
 _POOLED = "Tensor grad, Tensor rois, float spatial_scale, int pooled_height, int pooled_width"
@@ -37,9 +37,10 @@ _SCHEMAS = (
 
 def _compiled_operators_fit() -> bool:
     """Whether torchvision's own library loads into this torch; it then declares the operators itself."""
+    import torch
+
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or not spec.submodule_search_locations:
-        return True  # not installed: nothing to declare for
+    assert spec is not None and spec.submodule_search_locations
     for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
         try:
             torch.ops.load_library(library)
@@ -49,8 +50,17 @@ def _compiled_operators_fit() -> bool:
     return False
 
 
-# the library object must outlive the import: its declarations end with it
-_LIBRARY = None if _compiled_operators_fit() else torch.library.Library("torchvision", "FRAGMENT")
-if _LIBRARY is not None:
-    for _schema in _SCHEMAS:
-        _LIBRARY.define(_schema)
+def _declare() -> Any:
+    """The library object; its declarations end with it, so it must outlive the import."""
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
+    if not installed or _compiled_operators_fit():
+        return None
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        library.define(schema)
+    return library
+
+
+_LIBRARY = _declare()
