@@ -40,7 +40,8 @@ def _compiled_operators_fit() -> bool:
     import torch
 
     spec = importlib.util.find_spec("torchvision")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
         try:
             torch.ops.load_library(library)
