@@ -28,11 +28,14 @@ def _resident_bytes() -> int:
     return int(pages) * resource.getpagesize()
 
 
-def compact_file(source: str, target: str) -> dict[str, Any]:
-    """Compact one file and describe what happened."""
+def compact_file(source: str, target: str, *, gathers: bool = True) -> dict[str, Any]:
+    """Compact one file and describe what happened; without `gathers` no Gather is chosen because it would pay."""
     import onnx_ir as ir
 
-    from converters.compaction import compact
+    from converters.compaction import compact, selection
+
+    if not gathers:
+        selection._pays = lambda source, candidates: False
 
     model = ir.load(source)
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
