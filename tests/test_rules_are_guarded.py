@@ -11,7 +11,7 @@ import pytest
 from cases import CASES
 from judge import Judgement
 
-from converters.compaction import compact, relations
+from converters.compaction import compact, relations, strided_views
 from converters.compaction.axes import axes_of
 from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
@@ -134,3 +134,8 @@ def test_contraction_that_folds_every_constant_into_its_bias_is_noticed(monkeypa
 
     monkeypatch.setattr(relations.Contract, "__init__", always_bias)
     assert somebody_notices(["conv_gate_norm_relu_padded_conv"])
+
+
+def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strided_views, "_counts_up_to", lambda index, source: True)
+    assert somebody_notices(["strided_view_that_reverses_each_row"])

@@ -8,6 +8,7 @@ Appends one JSON line per scenario. `run.py` starts this for many models, each i
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -57,7 +58,7 @@ def judge(name: str, scenarios: Sequence[str], cache: Path, options: argparse.Na
         append(options.results, base | {"scenario": "*", "status": "not exported", "reason": str(error)})
         return
     base |= {"export_seconds": round(exported.export_seconds, 2), "dynamic_batch": exported.dynamic}
-    state = {n: v.detach().clone() for n, v in model.state_dict().items()}
+    state = copy.deepcopy(model.state_dict())  # with the versions of its modules, which loading may ask for
     full = native_cost(model, places, inputs)
     for scenario in scenarios:
         model.load_state_dict(state)
