@@ -577,7 +577,7 @@ def resize_to_given_sizes(r):
 
 
 def strided_view(r, width: int, table: list[int]):
-    """Global means of 8 gated channels, flattened and read by the indices `width` * n + table, as as_strided exports."""
+    """Global means of 8 gated channels, flattened and read by the indices width * n + table: as_strided exported."""
     text = """rm = ReduceMean(g, spatial)
             flat = Reshape(rm, minus_one)
             dim = Shape<start=0, end=1>(x)
