@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -139,3 +140,8 @@ def test_contraction_that_folds_every_constant_into_its_bias_is_noticed(monkeypa
 def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strided_views, "_counts_up_to", lambda index, source: True)
     assert somebody_notices(["strided_view_that_reverses_each_row"])
+
+
+def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations.Grouped, "maps_to_fold", lambda self, permission: np.zeros(0, np.int64))
+    assert somebody_notices(["constants_in_front_of_a_padded_grouped_conv_of_static_size"])
