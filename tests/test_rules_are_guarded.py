@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from cases import CASES
 from judge import Judgement
 
-from converters.compaction import compact, relations
+from converters.compaction import compact, relations, strided_views
 from converters.compaction.axes import axes_of
 from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
@@ -134,3 +135,13 @@ def test_contraction_that_folds_every_constant_into_its_bias_is_noticed(monkeypa
 
     monkeypatch.setattr(relations.Contract, "__init__", always_bias)
     assert somebody_notices(["conv_gate_norm_relu_padded_conv"])
+
+
+def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strided_views, "_counts_up_to", lambda index, source: True)
+    assert somebody_notices(["strided_view_that_reverses_each_row"])
+
+
+def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations.Grouped, "maps_to_fold", lambda self, permission: np.zeros(0, np.int64))
+    assert somebody_notices(["constants_in_front_of_a_padded_grouped_conv_of_static_size"])

@@ -152,11 +152,12 @@ def _native_cost(model: nn.Module, places: Places, inputs: tuple[Tensor, ...]) -
     counted: set[int] = set()
     columns = columns_alive = 0
     outputs_of_heads = {attention.output for attention in places.attentions}
+    live = {name: _live(model.get_submodule(name), calls, batch) for name, calls in recorder.calls.items()}
+    widths = _evened_widths(model, places, live)
     for name, calls in recorder.calls.items():
         module = model.get_submodule(name)
         axis = channel_axis(module)
-        live_in = torch.stack([_alive(x, axis, batch) for x, _ in calls]).any(dim=0)
-        live_out = torch.stack([_alive(y, axis, batch) for _, y in calls]).any(dim=0)
+        live_in, live_out = live[name]
         if is_composite(module):
             fused, projection = (model.get_parameter(n) for n in composite_projections(name, module))
             # a row of the fused projection survives if its gradient and its weights are not zero
@@ -170,7 +171,7 @@ def _native_cost(model: nn.Module, places: Places, inputs: tuple[Tensor, ...]) -
             columns_alive += int(inner.sum())
             counted.update(id(p) for p in module.parameters())
         else:
-            weight_elements = _weight_elements(module, live_in, live_out)
+            weight_elements = _weight_elements(module, live_in, live_out, widths.get(name, (0, 0)))
             biases = int(live_out.sum()) if getattr(module, "bias", None) is not None else 0
             positions = sum(y.numel() // y.shape[axis] // max(1, _samples(y, batch)) for _, y in calls)
             if isinstance(module, _ConvNd) and module.transposed:
@@ -194,17 +195,54 @@ def _samples(value: Tensor, batch: int) -> int:
     return batch if value.shape[0] % batch == 0 else 1
 
 
-def _weight_elements(module: nn.Module, live_in: Tensor, live_out: Tensor) -> int:
-    if not isinstance(module, _ConvNd):
-        return int(live_in.sum()) * int(live_out.sum())
-    kernel = math.prod(module.kernel_size)
-    if module.groups == 1:
-        return int(live_in.sum()) * int(live_out.sum()) * kernel
-    # a native grouped convolution has equally many channels in every surviving group
+def _live(module: nn.Module, calls: list[tuple[Tensor, Tensor]], batch: int) -> tuple[Tensor, Tensor]:
+    """Channels that survive in front of and behind a contraction."""
+    axis = channel_axis(module)
+    live_in = torch.stack([_alive(x, axis, batch) for x, _ in calls]).any(dim=0)
+    live_out = torch.stack([_alive(y, axis, batch) for _, y in calls]).any(dim=0)
+    return live_in, live_out
+
+
+def _weight_elements(module: nn.Module, live_in: Tensor, live_out: Tensor, least: tuple[int, int]) -> int:
+    if not isinstance(module, _ConvNd) or module.groups == 1:
+        kernel = math.prod(module.kernel_size) if isinstance(module, _ConvNd) else 1
+        if not live_in.any() or not live_out.any():
+            return 0
+        return max(int(live_in.sum()), least[0]) * max(int(live_out.sum()), least[1]) * kernel
+    groups, inputs, outputs = _native_groups(module, live_in, live_out)
+    return groups * inputs * outputs * math.prod(module.kernel_size)
+
+
+def _native_groups(module: _ConvNd, live_in: Tensor, live_out: Tensor) -> tuple[int, int, int]:
+    """Surviving groups, inputs and outputs of each: a native grouped convolution has equally many in every group."""
     per_group_in = live_in.reshape(module.groups, -1).sum(dim=1)
     per_group_out = live_out.reshape(module.groups, -1).sum(dim=1)
     groups = (per_group_in > 0) & (per_group_out > 0)
-    return int(groups.sum()) * int(per_group_in.max()) * int(per_group_out.max()) * kernel
+    return int(groups.sum()), int(per_group_in.max()), int(per_group_out.max())
+
+
+def _evened_widths(
+    model: nn.Module, places: Places, live: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, tuple[int, int]]:
+    """Least input and output widths of the dense neighbours of grouped convolutions.
+
+    Where groups keep equally many channels, whatever writes and reads these channels has as many.
+    """
+    least: dict[str, tuple[int, int]] = {}
+    for group in places.groups:
+        width = 0
+        readers = [reader.module for reader in group.readers if reader.offset == 0 and reader.factor == 1]
+        for position, names in ((0, readers), (1, group.writers)):
+            for name in names:
+                module = model.get_submodule(name)
+                if name in live and isinstance(module, _ConvNd) and 1 < module.groups < module.in_channels:
+                    counts = _native_groups(module, *live[name])
+                    width = max(width, counts[0] * counts[1 + position])
+        for name in readers:
+            least[name] = (max(width, least.get(name, (0, 0))[0]), least.get(name, (0, 0))[1])
+        for name in group.writers:
+            least[name] = (least.get(name, (0, 0))[0], max(width, least.get(name, (0, 0))[1]))
+    return least
 
 
 def _other_parameters(model: nn.Module, counted: set[int]) -> int:

@@ -1,7 +1,7 @@
 """Where does a bias map behind a convolution pay, in place of input-independent channels in front of it?
 
 The map adds one elementwise pass over the output; it saves the columns of the weight, the channels' own chain
-(typically a depthwise convolution, a norm and an activation) and everything that made them. **Cost model**
+(typically a depthwise convolution, a norm and an activation) and the convolution that made them. **Cost model**
 (onnxruntime 1.31, one CPU core, float32; ratios only): a multiply-accumulate 0.02 ns, an element that is
 written by a cheap operator 0.3 ns, an element of the added map 0.35 ns. A channel of a chain is counted as
 three cheap operators. The map must win by a quarter. Its stored size is small, because a map repeats itself
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from converters.compaction.axes import Facts, Permission, array_of, as_float64
+from converters.compaction.axes import Axis, Facts, Mask, Permission, array_of, as_float64, is_constant
 from converters.compaction.maps import Map, Maps, convolve
-from converters.compaction.relations import Contract, Relation
+from converters.compaction.relations import Contract, Grouped, Relation
 
 if TYPE_CHECKING:
     from converters.compaction.analysis import Analysis
@@ -33,30 +33,59 @@ _MARGIN = 1.25
 def permit_maps(relations: Iterable[Relation], maps: Maps, facts: Facts) -> None:
     """Let every convolution for which it pays lose the input-independent channels that it reads."""
     for relation in relations:
-        if not isinstance(relation, Contract) or relation.node is None or relation.node.op_type != "Conv":
+        if not isinstance(relation, Contract | Grouped) or relation.node is None or relation.node.op_type != "Conv":
             continue
-        varying = maps.varying(relation.data.value)
-        if varying is None or not _pays(relation.node, int(varying.sum())):
+        if _space(relation.data.value) is None:
             continue
-        constant = maps.fixed(relation.data.value) & ~facts.is_zero(relation.data)
-        # where constants would need a representative, the map takes them too
-        relation.mapped = varying | constant if relation.fold == "representative" else varying
+        fixed = _mapped(relation, maps, facts)
+        if fixed is not None and _pays(relation.node, _saved_channels(relation, fixed, facts)):
+            relation.mapped = fixed
 
 
-def folded_maps(analysis: Analysis, permission: Permission) -> dict[Contract, Map]:
+def _mapped(relation: Contract | Grouped, maps: Maps, facts: Facts) -> Mask | None:
+    """Which channels a map would stand for, None if there is another way for all of them."""
+    varying = maps.varying(relation.data.value)
+    constant = facts.is_known(relation.data) & ~facts.is_zero(relation.data)
+    if isinstance(relation, Grouped):
+        takes_constants, needed = not relation.constants_fold, constant.any() and relation.groups < constant.size
+    else:
+        # where constants would need a representative, the map takes them too, but a representative is cheaper
+        takes_constants, needed = relation.fold == "representative", False
+    if varying is None and not (takes_constants and needed):
+        return None
+    fixed = np.zeros(constant.size, bool) if varying is None else varying
+    return fixed | constant if takes_constants else fixed
+
+
+def _saved_channels(relation: Contract | Grouped, fixed: Mask, facts: Facts) -> int:
+    """How many channels go; groups keep as many as the one that keeps most."""
+    if isinstance(relation, Contract):
+        return int(fixed.sum())
+    goes = (fixed | facts.is_zero(relation.data)).reshape(relation.groups, -1)
+    return int(goes.sum(axis=1).min()) * relation.groups if goes.shape[1] > 1 else int(fixed.sum())
+
+
+def folded_maps(analysis: Analysis, permission: Permission) -> dict[Relation, Map]:
     """What the removed input-independent channels add behind each convolution, shape [O, *space] at full width.
 
     Evaluated while the graph is still as it was: the rewriting changes weights and groups.
     """
-    found: dict[Contract, Map] = {}
+    found: dict[Relation, Map] = {}
     for relation in analysis.relations:
-        if not isinstance(relation, Contract) or relation.mapped is None or relation.node is None:
+        if not isinstance(relation, Contract | Grouped) or relation.mapped is None or relation.node is None:
             continue
         index = relation.maps_to_fold(permission)
         weight = array_of(relation.node.inputs[1])
-        if index.size and weight is not None:
-            data = analysis.maps.evaluate(relation.data.value)[index]
-            found[relation] = convolve(relation.node, data, as_float64(weight[:, index]))
+        if index.size == 0 or weight is None:
+            continue
+        data = analysis.maps.evaluate(relation.data.value)
+        if isinstance(relation, Grouped):
+            going = np.zeros(relation.data.size, bool)
+            going[index] = True
+            alone = np.where(going.reshape(-1, *[1] * (data.ndim - 1)), data, 0.0)
+            found[relation] = convolve(relation.node, alone, as_float64(weight))
+        else:
+            found[relation] = convolve(relation.node, data[index], as_float64(weight[:, index]))
     return found
 
 
@@ -67,9 +96,21 @@ def _pays(node: ir.Node, channels: int) -> bool:
     before, after = _space(x), _space(output)
     if before is None or after is None:
         return False
-    taps = math.prod(weight.shape[2:])
-    saved = channels * (weight.shape[0] * taps * after * _MAC_NS + before * _CHAIN_NS)
-    return bool(saved > _MARGIN * weight.shape[0] * after * _MAP_NS)
+    # a removed channel of a group is read by that group's outputs alone
+    readers = weight.shape[0] * weight.shape[1] / max(1, Axis(x, 1).size)
+    saved = readers * math.prod(weight.shape[2:]) * after * _MAC_NS + before * _CHAIN_NS + _cost_to_make(x)
+    return bool(channels * saved > _MARGIN * weight.shape[0] * after * _MAP_NS)
+
+
+def _cost_to_make(value: ir.Value) -> float:
+    """Nanoseconds for the convolution that makes one channel of the value, through operators of one operand."""
+    node = value.producer()
+    while node is not None and node.op_type != "Conv":
+        varying = [operand for operand in node.inputs if operand is not None and not is_constant(operand)]
+        node = varying[0].producer() if len(varying) == 1 else None
+    weight = None if node is None else array_of(node.inputs[1])
+    space = None if node is None else _space(node.outputs[0])
+    return 0.0 if weight is None or space is None else math.prod(weight.shape[1:]) * space * _MAC_NS
 
 
 def _space(value: ir.Value) -> int | None:

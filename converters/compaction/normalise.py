@@ -19,6 +19,7 @@ from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shape_inference import infer_missing_shapes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
+from converters.compaction.strided_views import recognise_strided_views
 from converters.compaction.view_chains import canonicalise_view_chains
 
 # Evaluating these ahead of time would change what they are for: random numbers, quantised weights that
@@ -46,6 +47,7 @@ def normalise(model: ir.Model) -> None:
     if any(output.shape is None for node in graph for output in node.outputs):
         infer_missing_shapes(model)  # what has been completed may be all that was missing
         contents = complete_shapes(graph)
+    recognise_strided_views(graph, contents)
     canonicalise_view_chains(graph)
     rewrite_shape_operands(graph, contents)
     recognise_layer_norms(graph)

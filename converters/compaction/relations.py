@@ -519,10 +519,12 @@ class Grouped(Relation):
     ) -> None:
         super().__init__(node, [data, output])
         self.data, self.output, self.groups = data, output, groups
-        self._constants_fold = constants_fold
+        self.constants_fold = constants_fold
         self._reads = reads
         self.read: Mask = np.ones(data.size, bool)
         self.permitted: Mask = np.zeros(data.size, bool)
+        # as in `Contract`
+        self.mapped: Mask | None = None
 
     @property
     def reason(self) -> str:
@@ -532,8 +534,16 @@ class Grouped(Relation):
         self.read = self._reads(live, facts)
         live.need(self.data, self.read)
         self.permitted = ~self.read | facts.is_zero(self.data)
-        if self._constants_fold:
+        if self.constants_fold:
             self.permitted |= facts.is_known(self.data)
+        if self.mapped is not None:
+            self.permitted |= self.mapped
+
+    def maps_to_fold(self, permission: Permission) -> NDArray[np.int64]:
+        """Indices that are about to go and whose contribution is a map."""
+        if self.mapped is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(permission.removable(self.data) & self.read & self.mapped)
 
     def _kept(self, permission: Permission, axis: Axis) -> Mask:
         kept: Mask = ~permission.removable(axis).reshape(self.groups, -1)

@@ -32,11 +32,11 @@ class Edit:
         permission: Permission,
         representatives: dict[Contract, int],
         selections: Sequence[Selection] = (),
-        maps: Mapping[Contract, Map] | None = None,
+        maps: Mapping[Relation, Map] | None = None,
     ) -> None:
         self.graph = graph
         self.selections = tuple(selections)
-        self.maps: Mapping[Contract, Map] = {} if maps is None else maps
+        self.maps: Mapping[Relation, Map] = {} if maps is None else maps
         self.facts: Facts = analysis.facts
         self.representatives = representatives
         self._analysis = analysis

@@ -212,6 +212,25 @@ def grouped_conv_with_closed_and_uneven_groups(r):
     return grouped(r, (0, 1, 3, 6), group=4, outputs=8)
 
 
+@case(params=36 * 28 + 36 * 12 * 9 + 36 + 36 * 9 + 4 * 36 + 4)
+def constants_in_front_of_a_padded_grouped_conv_of_static_size(r):
+    """12 of 16 inputs of each of 3 groups stay; what the others add is a map with 3 x 3 different places."""
+    dead = {k: float(r.uniform(0.5, 1.5)) for k in (0, 3, 6, 9, 16, 17, 19, 31, 33, 34, 40, 47)}
+    return model(
+        """(float[N,3,24,24] x) => (float[N,4,24,24] y) {
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            n = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)
+            a = Relu(n)
+            c = Conv<pads=[1,1,1,1], group=3>(a, w2, b2)
+            y = Conv(c, w3, b3)
+        }""",
+        w1=weight(r, 48, 3, 3, 3), b1=vector(r, 48), gate=channels(gate(r, 48, tuple(dead))),
+        **batch_norm(r, 48, "bn", dead), w2=weight(r, 36, 16, 3, 3), b2=vector(r, 36),
+        w3=weight(r, 4, 36, 1, 1), b3=vector(r, 4),
+    )  # fmt: skip
+
+
 @case(params=8 * 28 + 4 * 4 * 9 + 4 + 4 * 4 + 4)  # two outputs per group stay
 def grouped_conv_whose_outputs_are_gated(r):
     text = "d = Mul(c, gate2)\n y = Conv(d, w3, b3)"

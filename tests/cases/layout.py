@@ -574,3 +574,42 @@ def resize_to_given_sizes(r):
         w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 4, 8, 3, 3), b2=vector(r, 4),
         size=[2, 8, 9, 14],
     )  # fmt: skip
+
+
+def strided_view(r, width: int, table: list[int]):
+    """Global means of 8 gated channels, flattened and read by the indices width * n + table: as_strided exported."""
+    text = """rm = ReduceMean(g, spatial)
+            flat = Reshape(rm, minus_one)
+            dim = Shape<start=0, end=1>(x)
+            count = Squeeze(dim)
+            rows = Range(zero, count, one)
+            starts = Mul(rows, width)
+            column = Unsqueeze(starts, last)
+            index = Add(column, table)
+            v = Gather(flat, index)
+            m = Reshape(v, target)"""
+    return model(
+        f"""(float[N,3,H,W] x) => (float[N,4] y) {{
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            {text}
+            y = Gemm<transB=1>(m, w2, b2)
+        }}""",
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), w2=weight(r, 4, 8), b2=vector(r, 4),
+        spatial=[2, 3], minus_one=[-1], zero=0, one=1, width=width, last=[1], table=[table], target=[-1, 8],
+    )  # fmt: skip
+
+
+@case(params=5 * 28 + 4 * 5 + 4)
+def strided_view_that_counts_all_elements_in_order(r):
+    return strided_view(r, 8, [0, 1, 2, 3, 4, 5, 6, 7])
+
+
+@case(equality="the indices are in another order, and a run-time gather keeps its axis")
+def strided_view_that_reverses_each_row(r):
+    return strided_view(r, 8, [7, 6, 5, 4, 3, 2, 1, 0])
+
+
+@case(equality="the rows overlap")
+def strided_view_whose_rows_overlap(r):
+    return strided_view(r, 0, [0, 1, 2, 3, 4, 5, 6, 7])

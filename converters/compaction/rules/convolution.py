@@ -148,6 +148,7 @@ def fix_convolution(edit: Edit, node: ir.Node) -> None:
             _fold_maps(edit, node, relation)
             _fold(edit, node, relation)
         elif isinstance(relation, Grouped):
+            _fold_maps(edit, node, relation)
             _rebuild_grouped(edit, node, relation)
 
 
@@ -178,7 +179,7 @@ def _fold(edit: Edit, node: ir.Node, relation: Contract) -> None:
     edit.set_input(node, 1, array.astype(original.dtype), masks)
 
 
-def _fold_maps(edit: Edit, node: ir.Node, relation: Contract) -> None:
+def _fold_maps(edit: Edit, node: ir.Node, relation: Contract | Grouped) -> None:
     """Add what removed input-independent channels contributed, as a map behind the convolution."""
     added, original = edit.maps.get(relation), array_of(node.inputs[1])
     if added is None or original is None:
@@ -211,6 +212,8 @@ def _rebuild_grouped(edit: Edit, node: ir.Node, relation: Grouped) -> None:
     assert original is not None
     blocks = weight_blocks(node, original, groups)
     known = edit.facts.constants(relation.data)
+    if known is not None and relation.mapped is not None:
+        known = np.where(relation.mapped, np.nan, known)  # the map behind the node has them
     total = np.zeros(relation.output.size)
     rows = []
     alive = np.flatnonzero(~out_goes.all(axis=1))
@@ -219,7 +222,7 @@ def _rebuild_grouped(edit: Edit, node: ir.Node, relation: Grouped) -> None:
         folded = np.flatnonzero(goes[group])
         if known is not None and folded.size:
             constants = known.reshape(groups, -1)[group][folded]
-            constants = np.where(np.isnan(constants), 0.0, constants)  # unread, so its weights are zero
+            constants = np.where(np.isnan(constants), 0.0, constants)  # unread, so its weights are zero, or in the map
             part = as_float64(blocks[group][:, folded])
             sums = part.reshape(*part.shape[:2], -1).sum(axis=2)
             total.reshape(groups, -1)[group] = sums @ constants

@@ -85,3 +85,38 @@ def test_map_without_its_border_is_caught() -> None:
             inside = onnx.numpy_helper.to_array(tensor)[..., -1:, -1:]
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.broadcast_to(inside, (1, 8, 2, 2)).copy(), tensor.name))
     assert difference(model, compact, x=normal(2, 4, 16, 16)) > 1e-3
+
+
+def grouped_bottleneck(size: str, groups: int = 4, dead: int = 5) -> onnx.ModelProto:
+    """1x1 Conv whose first filters of each group of 8 are zero -> live bias -> ReLU -> padded grouped Conv."""
+    width = 8 * groups
+    w1 = normal(width, 4, 1, 1)
+    for group in range(groups):
+        w1[8 * group : 8 * group + dead + (group % 2)] = 0
+    return graph(
+        f"""(double[N,4,{size}] x) => (double[N,{width},{size}] y) {{
+            c = Conv(x, w1, b1)  a = Relu(c)
+            y = Conv<group={groups}, pads=[1,1,1,1]>(a, w2, b2)
+        }}""",
+        w1=w1,
+        b1=RNG.uniform(0.5, 2, width),  # no constant is zero
+        w2=normal(width, 8, 3, 3),
+        b2=normal(width),
+    )
+
+
+def test_constants_in_front_of_a_padded_grouped_convolution_become_a_map() -> None:
+    model = grouped_bottleneck("16,16")
+    compact, _ = compacted(model)
+    found = shapes(compact)
+    assert found["w1"] == (3 * 4, 4, 1, 1)  # 5 of 8 go from each group; the sixth of two groups stays with its fellows
+    assert (32, 3, 3, 3) in found.values()
+    assert (1, 32, 3, 3) in found.values()  # border, inside, border
+    assert difference(model, compact, x=normal(3, 4, 16, 16)) < LIMIT
+
+
+def test_constants_in_front_of_a_padded_grouped_convolution_stay_where_the_size_is_dynamic() -> None:
+    model = grouped_bottleneck("H,W")
+    compact, _ = compacted(model)
+    assert shapes(compact)["w1"] == (32, 4, 1, 1)
+    assert difference(model, compact, x=normal(2, 4, 9, 12)) < LIMIT
