@@ -1,216 +1,120 @@
-"""How wide should a layer be on the device that will run it: `align="auto"`, `"none"` or a multiple?
+"""Is a padded model really faster than the unpadded one: `align="auto"`, `"none"` or a multiple?
 
-`auto` looks every layer's time up in a table that is measured once (l0runtime.measurement.layer_times) and chooses
-for each group of coupled axes among a few widths, at least its survivors: first all groups alike (as they are, or
-rounded up to one multiple, since a blocked kernel pays only if the layer's neighbours are blocked too), then group by
-group while the sum of the layers' times falls. The prediction only proposes: `convert` then measures the two compact
-models against each other and keeps the padded one only if it is faster.
+With `auto` the widths that a table of layer times proposes (width_policies.py) are tried on the model itself: the
+padded and the unpadded compact model are timed in pairs, and the padded one is kept only if it is faster beyond doubt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from converters.compaction import Coupling, Layer
+from converters.output_files import save_model
 from l0runtime.errors import OptionError
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from converters.compaction.axes import Axis
-    from l0runtime.measurement.layer_times import LayerKind, LayerTimes
+    from converters.compaction import Compaction
+    from converters.width_policies import Replayed
 
 Align = Literal["auto", "none"] | int
-
-# what kernels work in: 4 and 8 floats in a register, 16 in a wide one, 32 in a tile of a tensor core
-_MULTIPLES = (4, 8, 16, 32)
-_SWEEPS = 3
-_CONV_ATTRIBUTES = ("auto_pad", "dilations", "pads", "strides")
+_SECONDS = 2.0
 
 
-def parse_align(text: str) -> Align:
-    """`auto`, `none` or a number of channels.
+@dataclass(frozen=True)
+class Target:
+    """Where the model is to be fast.
+
+    Attributes:
+        device, threads: as in `l0runtime.load`.
+        batch: examples in a call.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.threads} threads, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What became of the attempt.
+
+    Attributes:
+        compaction, path, widths: the padded model; None where the unpadded one stays.
+        note: what was found, in a sentence.
+    """
+
+    note: str
+    compaction: Compaction | None = None
+    path: Path | None = None
+    widths: Replayed | None = None
+
+
+def check_align(align: object) -> Align:
+    """`auto`, `none` or a number of channels, also as text.
 
     Raises:
         OptionError: anything else.
     """
-    if text == "auto" or text == "none":
-        return text
+    text = str(align)
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return "none"
     if not text.isdecimal() or int(text) < 1:
         raise OptionError(f"align '{text}': expected auto, none or a number of channels of at least 1.")
     return int(text)
 
 
-class Multiple:
-    """Widths rounded up to a multiple, as far as the gated model had dead channels."""
-
-    def __init__(self, multiple: int) -> None:
-        self._multiple = multiple
-
-    def __call__(self, layers: Sequence[Layer], couplings: Sequence[Coupling]) -> list[int]:
-        return [_round_up(coupling, self._multiple) for coupling in couplings]
-
-
-@dataclass
-class Cheapest:
-    """Widths at which the layers' measured times add up to the least.
+def pad_if_faster(
+    gated: Path, plain: Path, folder: Path, shapes: Mapping[str, tuple[int, ...]], target: Target
+) -> Padded:
+    """Compact once more, with the widths that should be fastest, and keep that only if it is faster.
 
     Args:
-        times: the table of the target.
-        sizes: name of a dynamic dimension to the size to measure at.
-
-    Attributes:
-        before_ms, after_ms: sum over the layers, as they are and as chosen.
-        padded: how many groups of coupled axes got wider.
-        unknown: layers that are not in the sum (a grouped convolution, a shape that is not known).
+        gated, plain: the gated model and its unpadded compaction.
+        folder: where the padded model is written, under the name of `plain`.
+        shapes: input shapes of one example.
+        target: where the model is to be fast.
+    Raises: as `l0runtime.load`.
     """
+    import onnx_ir as ir
 
-    times: LayerTimes
-    sizes: Mapping[str, int]
-    before_ms: float = field(default=0.0, init=False)
-    after_ms: float = field(default=0.0, init=False)
-    padded: int = field(default=0, init=False)
-    unknown: int = field(default=0, init=False)
+    from converters.compaction import compact
+    from converters.width_policies import Cheapest, Replayed
+    from l0runtime.measurement import Verdict, compare_speed
+    from l0runtime.measurement.layer_times import LayerTimes
+    from l0runtime.onnx_files import read_model
+    from l0runtime.sample_inputs import input_specs, sample_inputs
 
-    def __call__(self, layers: Sequence[Layer], couplings: Sequence[Coupling]) -> list[int]:
-        known = [(layer, kind) for layer in layers if (kind := _kind_of(layer, self.sizes)) is not None]
-        model = _Model(known, couplings, self.times)
-        choices = [sorted({c.kept, *(_round_up(c, multiple) for multiple in _MULTIPLES)}) for c in couplings]
-        own = [coupling.kept for coupling in couplings]
-        starts = [own] + [[_round_up(c, multiple) for c in couplings] for multiple in _MULTIPLES]
-        model.prepare(starts)
-        best = min(starts, key=model.total_ms)
-        for _ in range(_SWEEPS):
-            before = list(best)
-            for index, widths in enumerate(choices):
-                options = [[*best[:index], width, *best[index + 1 :]] for width in widths]
-                model.prepare(options, index)
-                best = min(options, key=lambda option, index=index: (model.around_ms(option, index), option[index]))
-            if best == before:
-                break
-        self.before_ms, self.after_ms = model.total_ms(own), model.total_ms(best)
-        self.padded = sum(width > kept for width, kept in zip(best, own, strict=True))
-        self.unknown = len(layers) - len(known)
-        return best
-
-
-class _Model:
-    """Times of all layers as a function of the couplings' widths."""
-
-    def __init__(
-        self, layers: Sequence[tuple[Layer, LayerKind]], couplings: Sequence[Coupling], times: LayerTimes
-    ) -> None:
-        self._layers, self._couplings, self._times = layers, couplings, times
-        gaining: dict[Axis, list[int]] = {}
-        for number, coupling in enumerate(couplings):
-            for axis in coupling.gains:
-                gaining.setdefault(axis, []).append(number)
-        # per layer the couplings that its inputs and its outputs follow
-        self._of_layer = [
-            tuple([] if axis is None else gaining.get(axis, []) for axis in (layer.inputs, layer.outputs))
-            for layer, _ in layers
-        ]
-        self._around: list[list[int]] = [[] for _ in couplings]
-        for position, sides in enumerate(self._of_layer):
-            for number in {*sides[0], *sides[1]}:
-                self._around[number].append(position)
-
-    def prepare(self, options: Sequence[Sequence[int]], changed: int | None = None) -> None:
-        """Have each layer's missing times measured in turns with each other, so that they compare."""
-        for position in range(len(self._layers)) if changed is None else self._around[changed]:
-            kind = self._layers[position][1]
-            self._times.times_ms(kind, [self._widths(position, option) for option in options])
-
-    def total_ms(self, widths: Sequence[int]) -> float:
-        """All layers."""
-        return sum(self._time_ms(position, widths) for position in range(len(self._layers)))
-
-    def around_ms(self, widths: Sequence[int], changed: int) -> float:
-        """The layers whose time depends on one coupling."""
-        return sum(self._time_ms(position, widths) for position in self._around[changed])
-
-    def _time_ms(self, position: int, widths: Sequence[int]) -> float:
-        return self._times.times_ms(self._layers[position][1], [self._widths(position, widths)])[0]
-
-    def _widths(self, position: int, widths: Sequence[int]) -> tuple[int, int]:
-        layer = self._layers[position][0]
-        found = []
-        for axis, kept, numbers in zip(
-            (layer.inputs, layer.outputs), (layer.kept_inputs, layer.kept_outputs), self._of_layer[position], strict=True
-        ):
-            for number in numbers:
-                assert axis is not None
-                coupling = self._couplings[number]
-                kept += (widths[number] - coupling.kept) // coupling.step * coupling.gains[axis]
-            found.append(min(kept, axis.size) if axis is not None else kept)
-        return found[0], found[1]
-
-
-def _round_up(coupling: Coupling, multiple: int) -> int:
-    """The next multiple that whole steps reach, or the survivors where the gated model was too narrow for one."""
-    wanted = -(-coupling.kept // multiple) * multiple
-    steps = -(-(wanted - coupling.kept) // coupling.step)
-    reached = coupling.kept + steps * coupling.step
-    return reached if reached <= coupling.full else coupling.kept
-
-
-def _kind_of(layer: Layer, sizes: Mapping[str, int]) -> LayerKind | None:
-    """The layer apart from its widths; None where it cannot be measured alone."""
-    from l0runtime.measurement.layer_times import LayerKind
-
-    node, x = layer.node, layer.node.inputs[0]
-    assert x is not None
-    if x.shape is None or x.dtype is None or x.dtype.name not in ("FLOAT", "FLOAT16", "DOUBLE"):
-        return None
-    dims = [_size_of(dim, sizes) for dim in x.shape]
-    dtype = str(x.dtype.numpy())
-    if node.op_type in ("Gemm", "MatMul"):
-        summed = None if layer.inputs is None else layer.inputs.dim
-        rows = 1
-        for dim, size in enumerate(dims):
-            if dim != (len(dims) - 1 if summed is None else summed):
-                if size is None:
-                    return None
-                rows *= size
-        return LayerKind(node.op_type, rows, dtype=dtype)
-    known = [size for size in (dims[0], *dims[2:]) if size is not None]
-    if node.op_type != "Conv" or len(known) != len(dims) - 1:
-        return None
-    group = node.attributes.get("group")
-    groups = 1 if group is None else group.as_int()
-    weight = node.inputs[1]
-    assert weight is not None
-    assert weight.shape is not None
-    kernel = tuple(int(size) for size in weight.shape[2:] if isinstance(size, int))
-    depthwise = groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1
-    if groups > 1 and not depthwise:
-        return None
-    return LayerKind("Conv", known[0], tuple(known[1:]), kernel, _conv_attributes(node), depthwise, dtype)
-
-
-def _conv_attributes(node: ir.Node) -> tuple[tuple[str, int | str | tuple[int, ...]], ...]:
-    found: list[tuple[str, int | str | tuple[int, ...]]] = []
-    for name in _CONV_ATTRIBUTES:
-        attribute = node.attributes.get(name)
-        if attribute is not None:
-            found.append((name, attribute.as_string() if name == "auto_pad" else tuple(attribute.as_ints())))
-    return tuple(found)
-
-
-def _size_of(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int | None:
-    """A dimension at the sizes to measure at; expressions such as floor(H/2) are evaluated."""
-    if isinstance(dim, int):
-        return dim
-    if dim.value is None:
-        return None
-    if dim.value in sizes:
-        return sizes[dim.value]
-    import sympy
-
-    try:
-        value = sympy.sympify(dim.value, locals={name: sympy.Integer(size) for name, size in sizes.items()})
-    except (sympy.SympifyError, TypeError, SyntaxError, AttributeError):
-        return None
-    return int(value) if value.is_Integer else None
+    proto = read_model(gated, weights=False)
+    sizes: dict[str, int] = {}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for spec in input_specs(proto):
+        pairs = enumerate(zip(spec.shape, shapes[spec.name], strict=True))
+        shape = [target.batch if axis == 0 and not isinstance(dim, int) else size for axis, (dim, size) in pairs]
+        wanted[spec.name] = tuple(shape)
+        sizes |= {dim: size for dim, size in zip(spec.shape, shape, strict=True) if isinstance(dim, str)}
+    times = LayerTimes(target.device, target.threads)
+    chooser = Cheapest(times, sizes)
+    compaction = compact(ir.load(str(gated)), chooser)
+    table = f"{times.measured} layer times measured"
+    if not times.save():
+        table += f", not kept because {times.path.parent} cannot be written to"
+    about = f"align auto on {target} ({table})"
+    if not chooser.chosen:
+        return Padded(f"{about}: no width should be padded")
+    count = f"{len(chooser.chosen)} of {chooser.couplings} widths"
+    folder.mkdir()
+    path = save_model(compaction.model, folder / plain.name)
+    feed = sample_inputs(proto, shapes=wanted)
+    speed = compare_speed(path, plain, feed, device=target.device, threads=target.threads, budget_seconds=_SECONDS)
+    found = speed.speed_up
+    measured = f"{found.estimate:.3f} times as fast as unpadded, 95 % interval [{found.low:.3f}, {found.high:.3f}]"
+    if speed.verdict is not Verdict.FASTER:
+        return Padded(f"{about}: {count} could be padded, but that is {measured}; left unpadded")
+    return Padded(f"{about}: {count} padded, {measured}", compaction, path, Replayed(chooser.chosen))

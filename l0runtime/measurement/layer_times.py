@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -191,11 +191,8 @@ def layer_model(kind: LayerKind, widths: Widths) -> bytes:
     import onnx
 
     inside, outside = widths
-    shape: tuple[int, ...]
-    if kind.op_type == "Conv":
-        shape = (outside, 1 if kind.depthwise else inside, *kind.kernel)
-    else:
-        shape = (inside, outside)
+    convolution = (outside, 1 if kind.depthwise else inside, *kind.kernel)
+    shape = convolution if kind.op_type == "Conv" else (inside, outside)
     # a short period is enough: no kernel looks at the values, and large weights are then made in no time
     values = np.resize(np.random.default_rng(0).uniform(0.5, 1, 4099), shape).astype(kind.dtype)
     node = onnx.helper.make_node(kind.op_type, ["x", "w"], ["y"], **_attributes(kind, inside))
@@ -213,8 +210,8 @@ def layer_model(kind: LayerKind, widths: Widths) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _attributes(kind: LayerKind, inside: int) -> dict[str, object]:
-    attributes: dict[str, object] = {
+def _attributes(kind: LayerKind, inside: int) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in kind.attributes
     }
     return attributes | {"group": inside} if kind.depthwise else attributes
