@@ -67,7 +67,7 @@ class Cheapest:
         before_ms, after_ms: sum over the layers, as they are and as chosen.
         couplings: how many groups of coupled axes could be wider.
         chosen: those that should be, by the axis that speaks for them.
-        unknown: layers that are not in the sum (a grouped convolution, a shape that is not known).
+        unknown: layers that are not in the sum (a transposed convolution, a shape that is not known).
     """
 
     times: LayerTimes
@@ -81,9 +81,14 @@ class Cheapest:
     def __call__(self, layers: Sequence[Layer], couplings: Sequence[Coupling]) -> list[int]:
         known = [(layer, kind) for layer in layers if (kind := _kind_of(layer, self.sizes)) is not None]
         model = _Model(known, couplings, self.times)
-        choices = [sorted({c.kept, *(_round_up(c, multiple) for multiple in _MULTIPLES)}) for c in couplings]
         own = [coupling.kept for coupling in couplings]
-        starts = [own] + [[_round_up(c, multiple) for c in couplings] for multiple in _MULTIPLES]
+        starts = [own, [_round_up(c, c.full) for c in couplings]]
+        for multiple in _MULTIPLES:
+            starts += [
+                [_round_up(c, multiple) for c in couplings],
+                [_round_up(c, multiple * c.step) for c in couplings],  # so much in every group
+            ]
+        choices = [sorted(set(widths)) for widths in zip(*starts, strict=True)]
         model.prepare(starts)
         best = min(starts, key=model.total_ms)
         for _ in range(_SWEEPS):
@@ -188,16 +193,14 @@ def _kind_of(layer: Layer, sizes: Mapping[str, int]) -> LayerKind | None:
     known = [size for size in (dims[0], *dims[2:]) if size is not None]
     if node.op_type != "Conv" or len(known) != len(dims) - 1:
         return None
-    group = node.attributes.get("group")
-    groups = 1 if group is None else group.as_int()
     weight = node.inputs[1]
     assert weight is not None
     assert weight.shape is not None
     kernel = tuple(int(size) for size in weight.shape[2:] if isinstance(size, int))
-    depthwise = groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1
-    if groups > 1 and not depthwise:
+    groups = 0 if layer.is_depthwise else layer.groups
+    if groups > 1 and (layer.kept_inputs % groups or layer.kept_outputs % groups):
         return None
-    return LayerKind("Conv", known[0], tuple(known[1:]), kernel, _conv_attributes(node), depthwise, dtype)
+    return LayerKind("Conv", known[0], tuple(known[1:]), kernel, _conv_attributes(node), groups, dtype)
 
 
 def _conv_attributes(node: ir.Node) -> tuple[tuple[str, int | str | tuple[int, ...]], ...]:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import PADDING, Axis, Mask, Permission, array_of, axes_of
-from converters.compaction.relations import Contract
+from converters.compaction.relations import Contract, Grouped
 from converters.compaction.vanishing import Vanishing
 
 # removable indices of one axis may drag different things along (an index in a dead head, one in a living head)
@@ -34,6 +34,7 @@ class Layer:
         inputs: the axis that is summed over; None where it has length 1.
         outputs: the axis of results; None where it has length 1.
         kept_inputs, kept_outputs: survivors on them.
+        groups: groups that stay, of a grouped convolution; 1 for any other layer.
     """
 
     node: ir.Node
@@ -41,6 +42,15 @@ class Layer:
     outputs: Axis | None
     kept_inputs: int
     kept_outputs: int
+    groups: int = 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every input channel is a group of its own."""
+        group = self.node.attributes.get("group")
+        return (
+            group is not None and group.as_int() > 1 and self.inputs is not None and group.as_int() == self.inputs.size
+        )
 
 
 @dataclass(frozen=True)
@@ -96,9 +106,14 @@ def _find_layers(analysis: Analysis, permission: Permission, vanishing: Vanishin
                 outputs,
                 _count(permission, taken[0] if taken else inputs),
                 _count(permission, outputs),
+                max((_groups(permission, relation) for relation in stated if isinstance(relation, Grouped)), default=1),
             )
         )
     return layers
+
+
+def _groups(permission: Permission, relation: Grouped) -> int:
+    return int((~permission.removable(relation.output)).reshape(relation.groups, -1).any(axis=1).sum())
 
 
 def _contraction_axes(node: ir.Node) -> tuple[Axis | None, Axis | None] | None:

@@ -51,7 +51,7 @@ class LayerKind:
         space: height and width (or length) of a Conv's input; empty for the others.
         kernel: of a Conv.
         attributes: of a Conv: strides, pads, dilations, auto_pad.
-        depthwise: a Conv with one group for each input channel.
+        groups: of a Conv; 0 for one group for each input channel, however many there are.
         dtype: of everything, NumPy's name.
     """
 
@@ -60,13 +60,14 @@ class LayerKind:
     space: tuple[int, ...] = ()
     kernel: tuple[int, ...] = ()
     attributes: tuple[tuple[str, Attribute], ...] = ()
-    depthwise: bool = False
+    groups: int = 1
     dtype: str = "float32"
 
     def key(self, widths: Widths) -> str:
         """What the table knows it by."""
         size = "x".join(map(str, (self.batch, *self.space)))
-        kernel = "x".join(map(str, self.kernel)) + (" depthwise" if self.depthwise else "")
+        groups = {0: " depthwise", 1: ""}.get(self.groups, f" {self.groups} groups")
+        kernel = "x".join(map(str, self.kernel)) + groups
         settings = " ".join(f"{name}={value}" for name, value in self.attributes)
         return " ".join(f"{self.op_type} {self.dtype} {size} {kernel} {settings} {widths[0]}->{widths[1]}".split())
 
@@ -191,7 +192,7 @@ def layer_model(kind: LayerKind, widths: Widths) -> bytes:
     import onnx
 
     inside, outside = widths
-    convolution = (outside, 1 if kind.depthwise else inside, *kind.kernel)
+    convolution = (outside, inside // (kind.groups or inside), *kind.kernel)
     shape = convolution if kind.op_type == "Conv" else (inside, outside)
     # a short period is enough: no kernel looks at the values, and large weights are then made in no time
     values = np.resize(np.random.default_rng(0).uniform(0.5, 1, 4099), shape).astype(kind.dtype)
@@ -214,7 +215,7 @@ def _attributes(kind: LayerKind, inside: int) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in kind.attributes
     }
-    return attributes | {"group": inside} if kind.depthwise else attributes
+    return attributes if kind.groups == 1 else attributes | {"group": kind.groups or inside}
 
 
 def _input_shape(kind: LayerKind, inside: int) -> list[int]:
