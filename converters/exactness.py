@@ -21,6 +21,8 @@ from converters.float64 import evaluate, reason_against, upcast
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from converters.compaction import Widths
+
     Array = np.ndarray[Any, Any]
 
 LIMIT = 1e-10
@@ -46,9 +48,16 @@ class Exactness:
 
 
 def check_exactly(
-    gated: str | Path, compact: str | Path, batches: Sequence[tuple[str, Mapping[str, Array]]]
+    gated: str | Path,
+    compact: str | Path,
+    batches: Sequence[tuple[str, Mapping[str, Array]]],
+    widths: Widths | None = None,
 ) -> Exactness | str:
-    """Run the float64 check on named batches of inputs; a string says why this model cannot be judged so."""
+    """Run the float64 check on named batches of inputs; a string says why this model cannot be judged so.
+
+    Args:
+        widths: what the compact model was padded with.
+    """
     from converters.compaction import compact as remove
     from converters.compaction.normalise import fold_constants
 
@@ -62,7 +71,7 @@ def check_exactly(
     fold_constants(model.graph)
     upcast(model)
     gated_proto = ir.to_proto(model)
-    twin = remove(model).model
+    twin = remove(model, widths).model
     twin_proto = ir.to_proto(twin)
     misrounded = _not_rounded_from(shipped, twin)
     upcast(shipped)

@@ -74,6 +74,14 @@ def save_model(model: ir.Model, path: Path) -> Path:
     return path
 
 
+def replace_model(path: Path, other: Path) -> None:
+    """Put another model of the same file name, with its data, in the place of one in a staging folder."""
+    for name in (path.name, f"{path.name}.data"):
+        (path.with_name(name)).unlink(missing_ok=True)
+        if (other.parent / name).exists():
+            (other.parent / name).replace(path.with_name(name))
+
+
 def append_metadata(path: Path, entries: Mapping[str, str]) -> None:
     """Add metadata to an ONNX file without touching a byte of what was verified.
 

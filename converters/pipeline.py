@@ -10,7 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.output_files import GATED, append_metadata, publish, save_model, staging_folder, write_report
+from converters.alignment import Align, Target, check_align, pad_if_faster
+from converters.output_files import (
+    GATED,
+    append_metadata,
+    publish,
+    replace_model,
+    save_model,
+    staging_folder,
+    write_report,
+)
 from converters.report_making import Stopwatch, make_report
 from converters.sources import GatedModel, SourceOptions, load_source
 from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch.nn import Module
 
-    from converters.compaction import Compaction
+    from converters.compaction import Compaction, Widths
     from converters.export import Exported
     from converters.report import Report
     from converters.verification import Verification
@@ -43,6 +52,8 @@ def convert(
     exact: bool | None = None,
     report: str | Path | None = None,
     gated_output: str | Path | None = None,
+    align: Align = "none",
+    align_for: Target | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Turn a gated model into a compact ONNX file that computes the same function.
@@ -61,6 +72,9 @@ def convert(
         exact: verify in float64 too; None does so for small models and in doubtful cases.
         report: also write the report as JSON to this path.
         gated_output: also write the exported gated model, to measure against (`l0runtime bench`).
+        align: pad survivors up with dead channels, which is exact: "auto" to the widths that measure fastest, if that
+            makes the model faster; a number to its multiples; "none" not at all.
+        align_for: where "auto" measures; None for one CPU thread and single examples.
         progress: called with the name of each stage as it begins.
     Raises:
         VerificationError: gated and compact disagree; nothing is written.
@@ -68,6 +82,7 @@ def convert(
         ModelFileError, UnsupportedModelError, InputError, OptionError: see their messages.
     """
     output, watch = Path(output), Stopwatch(progress)
+    align = check_align(align)
     _check_outputs(source, output, gated_output)
     with staging_folder(output, source) as folder, _modes_restored(source):
         with watch("load"):
@@ -76,12 +91,26 @@ def convert(
         with watch("export"):
             gated_path, exported = _as_onnx(gated, folder / GATED, dynamic_shapes, opset)
         with watch("compact"):
-            compaction = _compact(gated_path, gated)
+            widths = _widths_of(align)
+            compaction = _compact(gated_path, gated, widths)
             compact_path = save_model(compaction.model, folder / output.name)
         with watch("verify"):
-            verification = _verify(gated_path, compact_path, inputs, exported, exact)
+            verification = _verify(gated_path, compact_path, inputs, exported, exact, widths)
+        notes: tuple[str, ...] = ()
+        if align == "auto":
+            with watch("align"):
+                padded = pad_if_faster(
+                    gated_path, compact_path, folder / "padded", verification.shapes, align_for or Target()
+                )
+                notes = (padded.note,)
+                if padded.compaction is not None and padded.path is not None:
+                    verification = _verify(gated_path, padded.path, inputs, exported, exact, padded.widths)
+                    compaction = padded.compaction
+                    replace_model(compact_path, padded.path)
         with watch("report"):
-            result = make_report(source, gated, exported, gated_path, compact_path, compaction.plan, verification)
+            result = make_report(
+                source, gated, exported, gated_path, compact_path, compaction.plan, verification, notes
+            )
             append_metadata(compact_path, result.metadata())
         result = watch.complete(result, output)
         write_report(result, folder)
@@ -127,14 +156,22 @@ def _as_onnx(gated: GatedModel, path: Path, dynamic_shapes: Any, opset: int | No
     return save_model(exported.model, path), exported
 
 
-def _compact(path: Path, gated: GatedModel) -> Compaction:
+def _widths_of(align: Align) -> Widths | None:
+    if not isinstance(align, int):
+        return None
+    from converters.width_policies import Multiple
+
+    return Multiple(align)
+
+
+def _compact(path: Path, gated: GatedModel, widths: Widths | None) -> Compaction:
     import onnx_ir as ir
 
     from converters.compaction import compact
 
     model = ir.load(str(path))
     _refuse_nan(model, path)
-    compaction = compact(model)
+    compaction = compact(model, widths)
     if not (gated.gates or compaction.plan.removed or compaction.plan.kept):
         raise NoGateError(
             f"{gated.onnx_path or gated.format}: no gate in the model is closed and no channel is exactly zero, so "
@@ -165,11 +202,12 @@ def _verify(
     inputs: Sequence[Mapping[str, Array]] | None,
     exported: Exported | None,
     exact: bool | None,
+    widths: Widths | None,
 ) -> Verification:
     from converters.verification import verify
 
     if exported is None:
-        return verify(gated, compact, inputs, exact=exact)
+        return verify(gated, compact, inputs, exact=exact, widths=widths)
     return verify(
         gated,
         compact,
@@ -178,6 +216,7 @@ def _verify(
         reference=exported.runner,
         reference64=exported.runner.doubled,
         exact=exact,
+        widths=widths,
     )
 
 

@@ -57,6 +57,7 @@ def make_report(
     compact_path: Path,
     plan: RemovalPlan,
     verification: Verification,
+    notes: tuple[str, ...] = (),
 ) -> Report:
     """Compare the two files and gather what the stages found."""
     import onnx_ir as ir
@@ -72,7 +73,7 @@ def make_report(
         verification=verification,
         kept=kept_axes(plan),
         without_rule=plan.without_rule,
-        notes=(*gated.notes, *(exported.notes if exported is not None else ())),
+        notes=(*gated.notes, *(exported.notes if exported is not None else ()), *notes),
         versions=versions(),
     )
 

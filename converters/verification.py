@@ -27,6 +27,8 @@ from l0runtime.measurement.cost import count_cost
 if TYPE_CHECKING:
     import numpy as np
 
+    from converters.compaction import Widths
+
     Array = np.ndarray[Any, Any]
     Reference = Callable[[Mapping[str, Array]], Sequence[Array]]
 
@@ -80,6 +82,7 @@ def verify(
     reference: Reference | None = None,
     reference64: Callable[[], Reference] | None = None,
     exact: bool | None = None,
+    widths: Widths | None = None,
     seed: int = 0,
 ) -> Verification:
     """Compare two ONNX files; returns the figures, or raises.
@@ -91,6 +94,7 @@ def verify(
         reference: the torch module itself, from inputs by name to outputs in order; compared with `compact`.
         reference64: makes the same in float64, asked where float32 cannot tell.
         exact: check in float64 too; None does so for small models and in doubtful cases.
+        widths: what the compact model was padded with, so that its float64 twin is padded alike.
         seed: of the random inputs.
     Raises:
         VerificationError: a difference that rounding does not explain, or NaN.
@@ -120,7 +124,7 @@ def verify(
             raise _mismatch(difference, limit)
     exactness: Exactness | str = "not asked for, and the model is large"
     if exact or doubtful or (exact is None and (limit.dtype != "float32" or _is_small(gated, shapes))):
-        exactness = check_exactly(gated, compact, [(batch.name, batch.feed) for batch in batches])
+        exactness = check_exactly(gated, compact, [(batch.name, batch.feed) for batch in batches], widths)
     elif exact is False:
         exactness = "switched off"
     if isinstance(exactness, str):

@@ -22,11 +22,23 @@ from converters.compaction.interface import Interface
 from converters.compaction.map_folding import folded_maps
 from converters.compaction.names import make_names_unique
 from converters.compaction.normalise import merge_equal_clones, normalise
+from converters.compaction.padding import Coupling, Layer, Widths, keep_widths
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
 from converters.compaction.selection import select_inputs
 
-__all__ = ["Compaction", "Kept", "Removal", "RemovalPlan", "Replaced", "Selected", "compact"]
+__all__ = [
+    "Compaction",
+    "Coupling",
+    "Kept",
+    "Layer",
+    "Removal",
+    "RemovalPlan",
+    "Replaced",
+    "Selected",
+    "Widths",
+    "compact",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Compaction:
     plan: RemovalPlan
 
 
-def compact(model: ir.Model) -> Compaction:
+def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
     """Remove every neuron, filter, head, channel and branch that provably does not matter.
 
     Inputs and outputs keep their names, shapes and types, and the outputs keep their values up to
@@ -45,6 +57,7 @@ def compact(model: ir.Model) -> Compaction:
 
     Args:
         model: the gated model; it is consumed, its graph is changed in place.
+        widths: how many survivors each group of coupled axes should have at least; None removes all that can go.
     """
     graph = model.graph
     interface = Interface.of(graph)
@@ -58,6 +71,8 @@ def compact(model: ir.Model) -> Compaction:
             permission = Permission(analysis.relations)
             permission.solve()
         representatives = choose(analysis, permission)
+        if widths is not None and keep_widths(analysis, permission, widths):
+            representatives = choose(analysis, permission)
         if not need_finite_operands(analysis, permission):
             break
         for relation in analysis.relations:

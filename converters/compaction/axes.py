@@ -29,6 +29,9 @@ Constants = NDArray[np.float64]
 # never constant along a slice, so a few entries refute most slices without reading the rest.
 _SAMPLE = 16
 
+# The cause of an index that stays to pad a width (padding.py); relations have theirs from 0 on, -1 means chosen.
+PADDING = -2
+
 
 class Axis(NamedTuple):
     """Dimension `dim` of `value`."""
@@ -226,6 +229,7 @@ class Permission:
         self._queue: list[int] = []
         self._queued = np.zeros(len(relations), bool)
         self._current = -1
+        self._journal: list[tuple[Axis, Mask]] | None = None
 
     @property
     def axes(self) -> Iterable[Axis]:
@@ -253,6 +257,8 @@ class Permission:
         if not cleared.any():
             return
         removable &= ~cleared
+        if self._journal is not None:
+            self._journal.append((axis, cleared))
         self.cause(axis)[cleared] = self._current if cause is None else cause[cleared]
         for number in self._readers.get(axis, ()):
             if not self._queued[number]:
@@ -278,6 +284,19 @@ class Permission:
                 self._run(number, self._relations[number].even_out)
             if not self._queue:
                 return
+
+    def gains(self, axis: Axis, mask: Mask) -> dict[Axis, int]:
+        """How many indices each axis would keep besides, if these were kept; nothing changes."""
+        self._journal = []
+        self.withhold(axis, mask)
+        self.resume()
+        journal, self._journal = self._journal, None
+        gained: dict[Axis, int] = {}
+        for other, cleared in journal:
+            self._removable[other] |= cleared
+            self._cause[other][cleared] = -1
+            gained[other] = gained.get(other, 0) + int(cleared.sum())
+        return gained
 
     def _drain(self) -> None:
         # first in, first out by index: a list that is consumed from the front without copying

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.compaction.analysis import Analysis
-from converters.compaction.axes import Axis, Permission, is_constant
+from converters.compaction.axes import PADDING, Axis, Permission, is_constant
 from converters.compaction.relations import Contract, Pin, Relation
 from converters.compaction.selection import Selection
 
@@ -198,7 +198,9 @@ def _reasons(
     found: list[Kept] = []
     for cause in np.unique(causes):
         count = int((causes == cause).sum())
-        if cause < 0:
+        if cause == PADDING:
+            node, reason = "", "it pads the width to one that the hardware likes"
+        elif cause < 0:
             node, reason = "", "one index must stay, or it stands in for folded constants"
         else:
             relation: Relation = analysis.relations[cause]

@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     metavar="FILE.onnx",
     help="Also write the exported gated model, to measure against.",
 )
+@click.option("--align", default="none", show_default=True, metavar="auto|none|N", help="Pad widths, see below.")
+@click.option("--align-device", default="cpu", show_default=True, help="Where --align auto measures; never falls back.")
+@click.option("--align-threads", default=1, show_default=True, help="Threads inside an operator, for --align auto.")
+@click.option("--align-batch", default=1, show_default=True, help="Batch size, for --align auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     source: Path,
@@ -60,13 +64,22 @@ def command(
     opset: int | None,
     report: Path | None,
     gated_output: Path | None,
+    align: str,
+    align_device: str,
+    align_threads: int,
+    align_batch: int,
     as_json: bool,
 ) -> None:
     """Turn a gated checkpoint or ONNX file into a compact, verified ONNX file.
 
     SOURCE is a checkpoint of l0runtime.gates, an ONNX file, or any other format that `l0runtime inspect` knows.
+
+    Kernels work on blocks of channels, so that 63 can be slower than 64. --align pads with the model's own dead
+    channels, which is exact: N to the next multiple of N, auto to the widths that measure fastest on the device that
+    will run the model, and only if the model as a whole gets faster.
     """
     from converters import convert
+    from converters.alignment import Target, check_align
     from converters.example_inputs import parse_inputs
 
     result = convert(
@@ -82,6 +95,8 @@ def command(
         exact=exact,
         report=report,
         gated_output=gated_output,
+        align=check_align(align),
+        align_for=Target(align_device, align_threads, align_batch),
         progress=lambda stage: click.echo(f"{stage} ...", err=True),
     )
     if as_json:

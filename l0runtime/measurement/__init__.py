@@ -4,11 +4,13 @@
 |---|---|
 | comparison.py | is one model faster than another, by how much and how surely? |
 | paired.py | how are two models timed so that the machine's moods hit both alike? |
+| speed.py | how many times as fast is one model file as another? |
 | statistics.py | which interval holds the ratio, and what verdict follows? |
 | agreement.py | do two models compute the same? |
 | cost.py | how much arithmetic does a model do, and how many weights does it hold? |
 | footprint.py | what does a model cost before it is warm? |
 | profiling.py, widths.py | where does the time go, and what limits the gain? |
+| layer_times.py | how long does a layer take at other widths? |
 | report.py, rendering.py | what came out, as data, and as a table or a plot |
 """
 
@@ -17,6 +19,18 @@ from __future__ import annotations
 from l0runtime.measurement.comparison import bench
 from l0runtime.measurement.cost import Cost, NodeCost, count_cost
 from l0runtime.measurement.report import BatchResult, BenchReport
+from l0runtime.measurement.speed import Speed, compare_speed
 from l0runtime.measurement.statistics import Interval, Verdict
 
-__all__ = ["BatchResult", "BenchReport", "Cost", "Interval", "NodeCost", "Verdict", "bench", "count_cost"]
+__all__ = [
+    "BatchResult",
+    "BenchReport",
+    "Cost",
+    "Interval",
+    "NodeCost",
+    "Speed",
+    "Verdict",
+    "bench",
+    "compare_speed",
+    "count_cost",
+]

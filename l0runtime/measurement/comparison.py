@@ -11,10 +11,10 @@ from l0runtime.machine import describe_machine, load_average
 from l0runtime.measurement.agreement import Agreement, check_same_inputs, compare_outputs
 from l0runtime.measurement.cost import count_cost, weight_types
 from l0runtime.measurement.footprint import measure_footprint
-from l0runtime.measurement.paired import BASELINE, CANDIDATE, CONTROL, Runner, clock_for, measure
+from l0runtime.measurement.paired import BASELINE, CANDIDATE
 from l0runtime.measurement.profiling import ProfileComparison, compare_profiles
 from l0runtime.measurement.report import BatchResult, BenchReport, Latency, ModelFacts
-from l0runtime.measurement.statistics import bootstrap_ratio, judge
+from l0runtime.measurement.speed import compare_speed
 from l0runtime.onnx_files import read_model
 from l0runtime.sample_inputs import InputSpec, input_specs, resolve_shapes, sample_inputs
 from l0runtime.session import Session, load
@@ -95,32 +95,31 @@ def bench(
         costs = {role: count_cost(proto, shapes=concrete) for role, proto in protos.items()}
         feed = sample_inputs(protos[BASELINE], shapes=concrete, bounds=bounds, seed=seed)
 
-        def maker(path: Path, feed: Mapping[str, object] = feed) -> Callable[[], Runner]:
-            return lambda: load(path, device=device, threads=threads).bind(feed)
-
         say(f"batch {size}: measuring")
-        samples = measure(
-            {BASELINE: maker(paths[BASELINE]), CANDIDATE: maker(paths[CANDIDATE]), CONTROL: maker(paths[BASELINE])},
+        speed = compare_speed(
+            paths[CANDIDATE],
+            paths[BASELINE],
+            feed,
+            device=device,
+            threads=threads,
+            margin=margin,
             budget_seconds=budget_seconds,
-            clock=clock_for(where.kind, threads),
             seed=seed,
         )
-        speed_up = bootstrap_ratio(samples.log_ratios(BASELINE, CANDIDATE), seed=seed)
-        control = bootstrap_ratio(samples.log_ratios(BASELINE, CONTROL), seed=seed)
         results.append(
             BatchResult(
                 batch=size,
                 shapes=concrete,
                 agreement=agreement,
-                baseline=Latency.of(samples, BASELINE),
-                candidate=Latency.of(samples, CANDIDATE),
+                baseline=Latency.of(speed.samples, BASELINE),
+                candidate=Latency.of(speed.samples, CANDIDATE),
                 baseline_macs=costs[BASELINE].macs,
                 candidate_macs=costs[CANDIDATE].macs,
                 uncounted=costs[BASELINE].uncounted + costs[CANDIDATE].uncounted,
-                speed_up=speed_up,
-                control=control,
-                verdict=judge(speed_up, control, margin),
-                samples=samples,
+                speed_up=speed.speed_up,
+                control=speed.control,
+                verdict=speed.verdict,
+                samples=speed.samples,
             )
         )
     first = results[0].shapes
