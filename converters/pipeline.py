@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from converters.compaction import Compaction
+    from converters.conditional import Settled
     from converters.export import Exported
     from converters.report import Report
     from converters.verification import Verification
@@ -43,6 +45,7 @@ def convert(
     exact: bool | None = None,
     report: str | Path | None = None,
     gated_output: str | Path | None = None,
+    measure: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Turn a gated model into a compact ONNX file that computes the same function.
@@ -61,6 +64,7 @@ def convert(
         exact: verify in float64 too; None does so for small models and in doubtful cases.
         report: also write the report as JSON to this path.
         gated_output: also write the exported gated model, to measure against (`l0runtime bench`).
+        measure: time each block that runs for some inputs only, and leave unconditional what does not pay.
         progress: called with the name of each stage as it begins.
     Raises:
         VerificationError: gated and compact disagree; nothing is written.
@@ -76,13 +80,17 @@ def convert(
         with watch("export"):
             gated_path, exported = _as_onnx(gated, folder / GATED, dynamic_shapes, opset)
         with watch("compact"):
-            compaction = _compact(gated_path, gated)
+            compaction, settled = _compact(gated_path, gated)
             compact_path = save_model(compaction.model, folder / output.name)
         with watch("verify"):
             verification = _verify(gated_path, compact_path, inputs, exported, exact)
         with watch("report"):
             result = make_report(source, gated, exported, gated_path, compact_path, compaction.plan, verification)
-            append_metadata(compact_path, result.metadata())
+        result = replace(result, notes=(*result.notes, *(one.note() for one in settled)))
+        if _is_conditional(compact_path):
+            with watch("conditional"):
+                result = _make_conditional(result, compact_path, folder, inputs, exported, measure)
+        append_metadata(compact_path, result.metadata())
         result = watch.complete(result, output)
         write_report(result, folder)
         publish(folder, output, report, gated_output)
@@ -127,20 +135,53 @@ def _as_onnx(gated: GatedModel, path: Path, dynamic_shapes: Any, opset: int | No
     return save_model(exported.model, path), exported
 
 
-def _compact(path: Path, gated: GatedModel) -> Compaction:
+def _compact(path: Path, gated: GatedModel) -> tuple[Compaction, tuple[Settled, ...]]:
     import onnx_ir as ir
 
     from converters.compaction import compact
+    from converters.conditional import has_conditional_blocks, settle_gates
 
     model = ir.load(str(path))
     _refuse_nan(model, path)
+    settled = settle_gates(model)
     compaction = compact(model)
-    if not (gated.gates or compaction.plan.removed or compaction.plan.kept):
+    is_gated = gated.gates or compaction.plan.removed or compaction.plan.kept
+    if not (is_gated or settled or has_conditional_blocks(compaction.model)):
         raise NoGateError(
             f"{gated.onnx_path or gated.format}: no gate in the model is closed and no channel is exactly zero, so "
             "nothing can be removed. Train it with gates (l0runtime.gates), or set pruned weights to exact zeros."
         )
-    return compaction
+    return compaction, settled
+
+
+def _is_conditional(path: Path) -> bool:
+    import onnx_ir as ir
+
+    from converters.conditional import has_conditional_blocks
+
+    return has_conditional_blocks(ir.load(str(path)))
+
+
+def _make_conditional(
+    report: Report,
+    path: Path,
+    folder: Path,
+    inputs: Sequence[Mapping[str, Array]] | None,
+    exported: Exported | None,
+    measure: bool,
+) -> Report:
+    """Blocks that run for some inputs only become branches; the report says which."""
+    from converters.conditional import make_conditional
+    from converters.report_making import cost_of
+
+    example = None if exported is None else exported.example_inputs
+    shapes = report.verification.shapes
+    masked = cost_of(path, shapes)
+    stage = make_conditional(path, folder, shapes, inputs, example=example, measure=measure)
+    if stage is None:
+        return report
+    after = replace(masked, file_bytes=cost_of(path, shapes).file_bytes)
+    return replace(report, after=after, conditional=stage.model, notes=(*report.notes, *stage.notes))
 
 
 def _refuse_nan(model: ir.Model, path: Path) -> None:

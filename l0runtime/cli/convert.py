@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     metavar="FILE.onnx",
     help="Also write the exported gated model, to measure against.",
 )
+@click.option("--measure", is_flag=True, help="Time blocks that run for some inputs only; keep what does not pay plain.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     source: Path,
@@ -60,6 +61,7 @@ def command(
     opset: int | None,
     report: Path | None,
     gated_output: Path | None,
+    measure: bool,
     as_json: bool,
 ) -> None:
     """Turn a gated checkpoint or ONNX file into a compact, verified ONNX file.
@@ -82,6 +84,7 @@ def command(
         exact=exact,
         report=report,
         gated_output=gated_output,
+        measure=measure,
         progress=lambda stage: click.echo(f"{stage} ...", err=True),
     )
     if as_json:
