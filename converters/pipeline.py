@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from converters.compaction import Compaction, Widths
+    from converters.conditional import Settled
     from converters.export import Exported
     from converters.report import Report
     from converters.verification import Verification
@@ -54,6 +56,7 @@ def convert(
     gated_output: str | Path | None = None,
     align: Align = "none",
     align_for: Target | None = None,
+    measure: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Turn a gated model into a compact ONNX file that computes the same function.
@@ -75,6 +78,7 @@ def convert(
         align: pad survivors up with dead channels, which is exact: "auto" to the widths that measure fastest, if that
             makes the model faster; a number to its multiples; "none" not at all.
         align_for: where "auto" measures; None for one CPU thread and single examples.
+        measure: time each block that runs for some inputs only, and leave unconditional what does not pay.
         progress: called with the name of each stage as it begins.
     Raises:
         VerificationError: gated and compact disagree; nothing is written.
@@ -92,7 +96,7 @@ def convert(
             gated_path, exported = _as_onnx(gated, folder / GATED, dynamic_shapes, opset)
         with watch("compact"):
             widths = _widths_of(align)
-            compaction = _compact(gated_path, gated, widths)
+            compaction, settled = _compact(gated_path, gated, widths)
             compact_path = save_model(compaction.model, folder / output.name)
         with watch("verify"):
             verification = _verify(gated_path, compact_path, inputs, exported, exact, widths)
@@ -108,10 +112,14 @@ def convert(
                     compaction = padded.compaction
                     replace_model(compact_path, padded.path)
         with watch("report"):
+            notes += tuple(one.note() for one in settled)
             result = make_report(
                 source, gated, exported, gated_path, compact_path, compaction.plan, verification, notes
             )
-            append_metadata(compact_path, result.metadata())
+        if _is_conditional(compact_path):
+            with watch("conditional"):
+                result = _make_conditional(result, compact_path, folder, inputs, exported, measure)
+        append_metadata(compact_path, result.metadata())
         result = watch.complete(result, output)
         write_report(result, folder)
         publish(folder, output, report, gated_output)
@@ -164,20 +172,53 @@ def _widths_of(align: Align) -> Widths | None:
     return Multiple(align)
 
 
-def _compact(path: Path, gated: GatedModel, widths: Widths | None) -> Compaction:
+def _compact(path: Path, gated: GatedModel, widths: Widths | None) -> tuple[Compaction, tuple[Settled, ...]]:
     import onnx_ir as ir
 
     from converters.compaction import compact
+    from converters.conditional import has_conditional_blocks, settle_gates
 
     model = ir.load(str(path))
     _refuse_nan(model, path)
+    settled = settle_gates(model)
     compaction = compact(model, widths)
-    if not (gated.gates or compaction.plan.removed or compaction.plan.kept):
+    is_gated = gated.gates or compaction.plan.removed or compaction.plan.kept
+    if not (is_gated or settled or has_conditional_blocks(compaction.model)):
         raise NoGateError(
             f"{gated.onnx_path or gated.format}: no gate in the model is closed and no channel is exactly zero, so "
             "nothing can be removed. Train it with gates (l0runtime.gates), or set pruned weights to exact zeros."
         )
-    return compaction
+    return compaction, settled
+
+
+def _is_conditional(path: Path) -> bool:
+    import onnx_ir as ir
+
+    from converters.conditional import has_conditional_blocks
+
+    return has_conditional_blocks(ir.load(str(path)))
+
+
+def _make_conditional(
+    report: Report,
+    path: Path,
+    folder: Path,
+    inputs: Sequence[Mapping[str, Array]] | None,
+    exported: Exported | None,
+    measure: bool,
+) -> Report:
+    """Blocks that run for some inputs only become branches; the report says which."""
+    from converters.conditional import make_conditional
+    from converters.report_making import cost_of
+
+    example = None if exported is None else exported.example_inputs
+    shapes = report.verification.shapes
+    masked = cost_of(path, shapes)
+    stage = make_conditional(path, folder, shapes, inputs, example=example, measure=measure)
+    if stage is None:
+        return report
+    after = replace(masked, file_bytes=cost_of(path, shapes).file_bytes)
+    return replace(report, after=after, conditional=stage.model, notes=(*report.notes, *stage.notes))
 
 
 def _refuse_nan(model: ir.Model, path: Path) -> None:

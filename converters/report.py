@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from converters.sources import GateGroup
 from converters.verification import Verification
 from converters.widths import WidthChange
+from l0runtime.conditional import ConditionalModel
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,6 +67,7 @@ class Report:
         kept: dead indices that stay and why, the most expensive first.
         without_rule: operator types that no rule describes, whose axes stay whole.
         notes: remarks of the source and of the export.
+        conditional: blocks that run for some inputs only, None for a model without any.
         seconds: time per stage.
         peak_memory_bytes: the largest resident set of the process so far, Python and torch
             included; None where the system does not tell.
@@ -83,6 +85,7 @@ class Report:
     kept: tuple[KeptAxis, ...]
     without_rule: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    conditional: ConditionalModel | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +108,8 @@ class Report:
 
     def metadata(self) -> dict[str, str]:
         """What goes into the ONNX file: nothing that differs between two runs on the same input."""
-        return model_metadata(
+        conditional = {} if self.conditional is None else self.conditional.metadata()
+        return conditional | model_metadata(
             format=self.format,
             gates=self.gates,
             widths=self.widths,

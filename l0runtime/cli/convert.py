@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 @click.option("--align-device", default="cpu", show_default=True, help="Where --align auto measures; never falls back.")
 @click.option("--align-threads", default=1, show_default=True, help="Threads inside an operator, for --align auto.")
 @click.option("--align-batch", default=1, show_default=True, help="Batch size, for --align auto.")
+@click.option(
+    "--measure", is_flag=True, help="Time blocks that run for some inputs only; keep what does not pay plain."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     source: Path,
@@ -68,6 +71,7 @@ def command(
     align_device: str,
     align_threads: int,
     align_batch: int,
+    measure: bool,
     as_json: bool,
 ) -> None:
     """Turn a gated checkpoint or ONNX file into a compact, verified ONNX file.
@@ -97,6 +101,7 @@ def command(
         gated_output=gated_output,
         align=check_align(align),
         align_for=Target(align_device, align_threads, align_batch),
+        measure=measure,
         progress=lambda stage: click.echo(f"{stage} ...", err=True),
     )
     if as_json:

@@ -1,0 +1,50 @@
+"""What does each conditional block cost, and is it worth a branch?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from converters.conditional.outline import Outlined
+from l0runtime.conditional import ConditionalBlock, ConditionalModel
+from l0runtime.measurement.cost import count_cost
+
+BREAK_EVEN_MACS = {"cpu": 150_000}
+"""Work of a block, for one sample, at which a branch costs about as much as it saves when half of the samples skip;
+measured by benchmarks/conditional/break_even.py."""
+
+
+def describe(masked: Path, outlined: Sequence[Outlined], shapes: Mapping[str, tuple[int, ...]]) -> ConditionalModel:
+    """Count the work of each block on the masked model, where every operator is in the main graph.
+
+    Args:
+        masked: the file that was outlined.
+        outlined: its blocks.
+        shapes: input shapes of one example.
+    """
+    cost = count_cost(masked, shapes=shapes)
+    macs = {node.name: node.macs for node in cost.nodes}
+    blocks = []
+    for position, block in enumerate(outlined):
+        inner = {name for other in outlined if other.parent == position for name in other.nodes}
+        blocks.append(
+            ConditionalBlock(
+                name=block.name,
+                gate=block.gate,
+                decision=block.decision,
+                chosen=block.chosen,
+                form=block.form,
+                parent=block.parent,
+                runs_if_true=block.runs_if_true,
+                is_binary=block.is_binary,
+                macs=sum(macs.get(name, 0) for name in block.nodes if name not in inner),
+                gate_macs=sum(macs.get(name, 0) for name in block.gate_nodes),
+                parameters=block.parameters,
+            )
+        )
+    return ConditionalModel(tuple(blocks), cost.macs - sum(block.macs for block in blocks))
+
+
+def is_too_small(block: ConditionalBlock, break_even: int = BREAK_EVEN_MACS["cpu"]) -> bool:
+    """Whether the block's work is less than what its gate and a branch cost."""
+    return block.macs < block.gate_macs + break_even
