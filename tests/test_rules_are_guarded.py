@@ -155,3 +155,8 @@ def test_mean_of_a_map_that_is_not_learnt_is_noticed(monkeypatch: pytest.MonkeyP
 def test_mean_of_a_map_over_one_dimension_taken_for_one_over_space_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "_reduced", lambda node, size: set(range(2, size)))
     assert somebody_notices(["mean_over_the_rows_of_maps_that_do_not_depend_on_the_input"])
+
+
+def test_average_over_hanging_windows_taken_for_a_convolution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "_has_plain_windows", lambda node: True)
+    assert somebody_notices(["average_pool_of_constants_with_hanging_windows"])

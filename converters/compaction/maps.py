@@ -63,6 +63,8 @@ class Maps:
         elif node.op_type == "BatchNormalization":
             parameters = all(is_constant(value) for value in node.inputs[1:])
             fixed = self.fixed(node.inputs[0]) if parameters and node.inputs[0] is not None else None
+        elif node.op_type == "AveragePool":
+            fixed = self.fixed(node.inputs[0]) if node.inputs[0] is not None and _has_plain_windows(node) else None
         elif node.op_type in self._functions:
             fixed = self._elementwise_fixed(node)
         if fixed is None:
@@ -149,7 +151,7 @@ class Maps:
         node = value.producer()
         if value not in self._varying or node is None:
             return []
-        inputs = node.inputs[:1] if node.op_type in ("Conv", "BatchNormalization") else node.inputs
+        inputs = node.inputs[:1] if node.op_type in ("Conv", "BatchNormalization", "AveragePool") else node.inputs
         return list(dict.fromkeys(v for v in inputs if v is not None and not is_constant(v)))
 
     def _compute(self, value: ir.Value, evaluated: dict[ir.Value, Map]) -> Map:
@@ -166,6 +168,8 @@ class Maps:
             computed = self._convolve(node, fixed, evaluated)
         elif node.op_type == "BatchNormalization":
             computed = self._normalise(node, fixed, evaluated)
+        elif node.op_type == "AveragePool":
+            computed = self._average(node, fixed, evaluated)
         else:
             computed = self._apply(node, fixed, len(space), evaluated)
         if constants is None:
@@ -205,6 +209,17 @@ class Maps:
         )
         epsilon = node.attributes.get("epsilon")
         return (data - mean) / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float())) * scale + bias
+
+    def _average(self, node: ir.Node, fixed: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
+        x = node.inputs[0]
+        assert x is not None
+        data = self._rows(x, fixed, evaluated)
+        kernel = _ints(node, "kernel_shape") or []
+        total = convolve(node, data, np.ones((fixed.size, 1, *kernel)), fixed.size)
+        counts_padding = node.attributes.get("count_include_pad")
+        if counts_padding is not None and counts_padding.as_int():
+            return total / math.prod(kernel)
+        return total / convolve(node, np.ones((1, *data.shape[1:])), np.ones((1, 1, *kernel)), 1)
 
     def _apply(self, node: ir.Node, fixed: NDArray[np.int64], space: int, evaluated: dict[ir.Value, Map]) -> Map:
         operands = []
@@ -268,6 +283,15 @@ def _broadcasts_over_batch(constant: ir.Value, output: ir.Value) -> bool:
 
 def _has_plain_padding(node: ir.Node) -> bool:
     return _auto_pad(node) in ("NOTSET", "VALID")
+
+
+def _has_plain_windows(node: ir.Node) -> bool:
+    """Padding is given in numbers, no window hangs over the end, and each meets the input."""
+    kernel, pads = _ints(node, "kernel_shape") or [], _ints(node, "pads") or []
+    rounded_up = node.attributes.get("ceil_mode")
+    if not kernel or not _has_plain_padding(node) or (rounded_up is not None and rounded_up.as_int()):
+        return False
+    return all(pad < kernel[position % len(kernel)] for position, pad in enumerate(pads))
 
 
 def _auto_pad(node: ir.Node) -> str:
