@@ -12,7 +12,7 @@ import pytest
 from cases import CASES
 from judge import Judgement
 
-from converters.compaction import compact, relations, strided_views
+from converters.compaction import compact, maps, relations, strided_views
 from converters.compaction.axes import axes_of
 from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
@@ -145,3 +145,18 @@ def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch:
 def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relations.Grouped, "maps_to_fold", lambda self, permission: np.zeros(0, np.int64))
     assert somebody_notices(["constants_in_front_of_a_padded_grouped_conv_of_static_size"])
+
+
+def test_mean_of_a_map_that_is_not_learnt_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps.Maps, "_learn_means", lambda self, node: True)
+    assert Judgement(CASES["squeeze_excite_of_maps_that_do_not_depend_on_the_input"], compact).removed() is not None
+
+
+def test_mean_of_a_map_over_one_dimension_taken_for_one_over_space_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "_reduced", lambda node, size: set(range(2, size)))
+    assert somebody_notices(["mean_over_the_rows_of_maps_that_do_not_depend_on_the_input"])
+
+
+def test_average_over_hanging_windows_taken_for_a_convolution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "_has_plain_windows", lambda node: True)
+    assert somebody_notices(["average_pool_of_constants_with_hanging_windows"])

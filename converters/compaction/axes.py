@@ -109,6 +109,20 @@ def constant_slices(array: NDArray[np.generic], dim: int) -> Constants | None:
     return np.where(uniform, as_float64(first), np.nan) if uniform.any() else None
 
 
+def distinct_slices(array: NDArray[np.generic], dim: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each distinct slice along `dim` stands first, and which of them each index holds."""
+    number: dict[bytes, int] = {}
+    first: list[int] = []
+    index = np.zeros(array.shape[dim], np.int64)
+    for position in range(array.shape[dim]):
+        slice_ = array.take(position, axis=dim).tobytes()
+        if slice_ not in number:
+            number[slice_] = len(first)
+            first.append(position)
+        index[position] = number[slice_]
+    return np.array(first, np.int64), index
+
+
 class Twins(NamedTuple):
     """Slices that are affine in one common unknown u: slice i = scales[i] * u + offsets[i].
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import Axis, Facts, Mask, Permission, array_of, as_float64, is_constant
 from converters.compaction.maps import Map, Maps, convolve
+from converters.compaction.registry import FUNCTIONS
 from converters.compaction.relations import Contract, Grouped, Relation
 
 if TYPE_CHECKING:
@@ -103,14 +104,21 @@ def _pays(node: ir.Node, channels: int) -> bool:
 
 
 def _cost_to_make(value: ir.Value) -> float:
-    """Nanoseconds for the convolution that makes one channel of the value, through operators of one operand."""
+    """Nanoseconds for the convolutions that make one channel: a dense one, and depthwise ones behind it."""
+    total = 0.0
     node = value.producer()
-    while node is not None and node.op_type != "Conv":
+    while node is not None and (node.op_type == "Conv" or node.op_type in FUNCTIONS):
         varying = [operand for operand in node.inputs if operand is not None and not is_constant(operand)]
-        node = varying[0].producer() if len(varying) == 1 else None
-    weight = None if node is None else array_of(node.inputs[1])
-    space = None if node is None else _space(node.outputs[0])
-    return 0.0 if weight is None or space is None else math.prod(weight.shape[1:]) * space * _MAC_NS
+        if node.op_type == "Conv":
+            weight, space = array_of(node.inputs[1]), _space(node.outputs[0])
+            if weight is None or space is None:
+                return total
+            total += math.prod(weight.shape[1:]) * space * _MAC_NS
+            if weight.shape[1] > 1:
+                return total
+        # x * sigmoid(x) comes from the same channel on both sides
+        node = varying[0].producer() if varying else None
+    return total
 
 
 def _space(value: ir.Value) -> int | None:

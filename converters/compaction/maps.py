@@ -35,7 +35,6 @@ class Maps:
         self._facts = facts
         self._functions = functions
         self._varying: dict[ir.Value, Mask] = {}
-        self._evaluated: dict[ir.Value, Map] = {}
 
     def varying(self, value: ir.Value | None) -> Mask | None:
         """Channels that are fixed but not constant, shape [C]; None when there are none."""
@@ -54,6 +53,8 @@ class Maps:
         if node.domain not in ("", "ai.onnx") or not node.inputs or not node.outputs:
             return
         output = node.outputs[0]
+        if node.op_type in ("ReduceMean", "GlobalAveragePool") and self._learn_means(node):
+            return
         if not _is_spatial(output) or not any(_is_spatial(v) and self.fixed(v).any() for v in node.inputs if v):
             return
         fixed: Mask | None = None
@@ -62,6 +63,8 @@ class Maps:
         elif node.op_type == "BatchNormalization":
             parameters = all(is_constant(value) for value in node.inputs[1:])
             fixed = self.fixed(node.inputs[0]) if parameters and node.inputs[0] is not None else None
+        elif node.op_type == "AveragePool":
+            fixed = self.fixed(node.inputs[0]) if node.inputs[0] is not None and _has_plain_windows(node) else None
         elif node.op_type in self._functions:
             fixed = self._elementwise_fixed(node)
         if fixed is None:
@@ -69,6 +72,19 @@ class Maps:
         constant = self._facts.is_known(Axis(output, _CHANNEL))
         if (fixed & ~constant).any():
             self._varying[output] = fixed & ~constant
+
+    def _learn_means(self, node: ir.Node) -> bool:
+        """The mean of a map over space is a constant: whether the node is such a mean."""
+        x, output = node.inputs[0], node.outputs[0]
+        varying = self.varying(x)
+        if x is None or varying is None or (rank(output) or 0) < 2 or static_size(output, _CHANNEL) != varying.size:
+            return False
+        space = tuple(range(2, rank(x) or 0))
+        if node.op_type == "ReduceMean" and _reduced(node, len(space) + 2) != set(space):
+            return False
+        means = self.evaluate(x).mean(axis=tuple(dim - 1 for dim in space))
+        self._facts.learn(Axis(output, _CHANNEL), np.where(varying, means, np.nan))
+        return True
 
     def _conv_fixed(self, node: ir.Node) -> Mask | None:
         x, weight = node.inputs[0], array_of(node.inputs[1])
@@ -106,86 +122,130 @@ class Maps:
         return fixed
 
     def evaluate(self, value: ir.Value) -> Map:
-        """Fixed channels of the value, shape [C, *space] or broadcastable to it; zero where a channel is not fixed."""
+        """Fixed channels of the value, shape [C, *space]; zero where a channel is not fixed.
+
+        Nothing is remembered: maps can be larger than the weights, and few are asked for twice.
+        """
+        fixed = self.fixed(value)
+        rows = self._evaluate_fixed(value)
+        result = np.zeros((fixed.size, *rows.shape[1:]))
+        result[fixed] = rows
+        return result
+
+    def _evaluate_fixed(self, value: ir.Value) -> Map:
+        """The fixed channels alone, shape [number of fixed channels, *space]."""
+        evaluated: dict[ir.Value, Map] = {}
         pending = [value]
         while pending:  # depth first without recursion, as graphs may be deep
             current = pending[-1]
-            missing = [v for v in self._sources(current) if v not in self._evaluated]
+            missing = [v for v in self._sources(current) if v not in evaluated]
             if missing:
                 pending += missing
             else:
-                if current not in self._evaluated:
-                    self._evaluated[current] = self._compute(current)
+                if current not in evaluated:
+                    evaluated[current] = self._compute(current, evaluated)
                 pending.pop()
-        return self._evaluated[value]
+        return evaluated[value]
 
     def _sources(self, value: ir.Value) -> list[ir.Value]:
         node = value.producer()
         if value not in self._varying or node is None:
             return []
-        inputs = node.inputs[:1] if node.op_type in ("Conv", "BatchNormalization") else node.inputs
-        return [v for v in inputs if v is not None and not is_constant(v)]
+        inputs = node.inputs[:1] if node.op_type in ("Conv", "BatchNormalization", "AveragePool") else node.inputs
+        return list(dict.fromkeys(v for v in inputs if v is not None and not is_constant(v)))
 
-    def _compute(self, value: ir.Value) -> Map:
+    def _compute(self, value: ir.Value, evaluated: dict[ir.Value, Map]) -> Map:
         assert value.shape is not None
-        fixed, space = self.fixed(value), [int(d) for d in list(value.shape)[2:] if isinstance(d, int)]
+        fixed = np.flatnonzero(self.fixed(value))
+        space = [int(d) for d in list(value.shape)[2:] if isinstance(d, int)]
         constants = self._facts.constants(Axis(value, _CHANNEL))
-        result = np.zeros((fixed.size, *space))
-        if constants is not None:
-            known = np.isfinite(constants)
-            result[known] = constants[known].reshape(-1, *[1] * len(space))
         varying = self._varying.get(value)
-        if varying is None:
-            return result
         node = value.producer()
-        assert node is not None
+        if varying is None or node is None:
+            assert constants is not None
+            return np.broadcast_to(constants[fixed].reshape(-1, *[1] * len(space)), (fixed.size, *space))
         if node.op_type == "Conv":
-            computed = self._convolve(node)
+            computed = self._convolve(node, fixed, evaluated)
         elif node.op_type == "BatchNormalization":
-            computed = self._normalise(node)
+            computed = self._normalise(node, fixed, evaluated)
+        elif node.op_type == "AveragePool":
+            computed = self._average(node, fixed, evaluated)
         else:
-            computed = self._apply(node, len(space))
-        result[varying] = np.broadcast_to(computed, result.shape)[varying]
-        return result
+            computed = self._apply(node, fixed, len(space), evaluated)
+        if constants is None:
+            return np.broadcast_to(computed, (fixed.size, *space))
+        # what is known to be constant is taken from the facts, to the last digit
+        known = constants[fixed].reshape(-1, *[1] * len(space))
+        return np.where(varying[fixed].reshape(known.shape), computed, known)
 
-    def _convolve(self, node: ir.Node) -> Map:
+    def _rows(self, value: ir.Value, wanted: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
+        """Some of the value's fixed channels."""
+        fixed = np.flatnonzero(self.fixed(value))
+        if fixed.size == wanted.size:
+            return evaluated[value]
+        return evaluated[value][np.searchsorted(fixed, wanted)]
+
+    def _convolve(self, node: ir.Node, fixed: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
         x, weight = node.inputs[0], array_of(node.inputs[1])
         assert x is not None
         assert weight is not None
-        y = convolve(node, self.evaluate(x), as_float64(weight))
+        if _groups(node) == weight.shape[0] and weight.shape[1] == 1:
+            y = convolve(node, self._rows(x, fixed, evaluated), as_float64(weight[fixed]), fixed.size)
+        else:
+            rows, channels = evaluated[x], self.fixed(x)
+            data = np.zeros((channels.size, *rows.shape[1:]))
+            data[channels] = rows
+            y = convolve(node, data, as_float64(weight))[fixed]
         bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-        return y if bias is None else y + as_float64(bias).reshape(-1, *[1] * (y.ndim - 1))
+        return y if bias is None else y + as_float64(bias)[fixed].reshape(-1, *[1] * (y.ndim - 1))
 
-    def _normalise(self, node: ir.Node) -> Map:
+    def _normalise(self, node: ir.Node, fixed: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
         x = node.inputs[0]
         assert x is not None
-        data = self.evaluate(x)
+        data = self._rows(x, fixed, evaluated)
         arrays = [array_of(value) for value in node.inputs[1:5]]
         scale, bias, mean, variance = (
-            as_float64(a).reshape(-1, *[1] * (data.ndim - 1)) for a in arrays if a is not None
+            as_float64(a)[fixed].reshape(-1, *[1] * (data.ndim - 1)) for a in arrays if a is not None
         )
         epsilon = node.attributes.get("epsilon")
         return (data - mean) / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float())) * scale + bias
 
-    def _apply(self, node: ir.Node, space: int) -> Map:
+    def _average(self, node: ir.Node, fixed: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
+        x = node.inputs[0]
+        assert x is not None
+        data = self._rows(x, fixed, evaluated)
+        kernel = _ints(node, "kernel_shape") or []
+        total = convolve(node, data, np.ones((fixed.size, 1, *kernel)), fixed.size)
+        counts_padding = node.attributes.get("count_include_pad")
+        if counts_padding is not None and counts_padding.as_int():
+            return total / math.prod(kernel)
+        return total / convolve(node, np.ones((1, *data.shape[1:])), np.ones((1, 1, *kernel)), 1)
+
+    def _apply(self, node: ir.Node, fixed: NDArray[np.int64], space: int, evaluated: dict[ir.Value, Map]) -> Map:
         operands = []
         for value in node.inputs:
             if value is None:
                 continue
             array = array_of(value)
             if array is None:
-                operands.append(self.evaluate(value))
-            else:
-                # [1, C, *space] or shorter: the batch dimension goes
-                numbers = as_float64(array)
-                operands.append(numbers.reshape(numbers.shape[1:]) if numbers.ndim == space + 2 else numbers)
+                operands.append(self._rows(value, fixed, evaluated))
+                continue
+            # [1, C, *space] or shorter: the batch dimension goes
+            numbers = as_float64(array)
+            numbers = numbers.reshape(numbers.shape[1:]) if numbers.ndim == space + 2 else numbers
+            wide = numbers.ndim == space + 1 and numbers.shape[0] > 1
+            operands.append(numbers[fixed] if wide else numbers)
         with np.errstate(all="ignore"):
             return np.asarray(self._functions[node.op_type](node)(*operands), np.float64)
 
 
-def convolve(node: ir.Node, x: Map, weight: Map) -> Map:
-    """Convolution of one example, x: [C, *space], weight: [O, C / groups, *kernel] -> [O, *space'], without bias."""
-    space, groups = x.ndim - 1, _groups(node)
+def convolve(node: ir.Node, x: Map, weight: Map, groups: int | None = None) -> Map:
+    """Convolution of one example, x: [C, *space], weight: [O, C / groups, *kernel] -> [O, *space'], without bias.
+
+    Args:
+        groups: the node's own number of groups where it is left out.
+    """
+    space, groups = x.ndim - 1, _groups(node) if groups is None else groups
     kernel = weight.shape[2:]
     strides = _ints(node, "strides") or [1] * space
     dilations = _ints(node, "dilations") or [1] * space
@@ -225,6 +285,15 @@ def _has_plain_padding(node: ir.Node) -> bool:
     return _auto_pad(node) in ("NOTSET", "VALID")
 
 
+def _has_plain_windows(node: ir.Node) -> bool:
+    """Padding is given in numbers, no window hangs over the end, and each meets the input."""
+    kernel, pads = _ints(node, "kernel_shape") or [], _ints(node, "pads") or []
+    rounded_up = node.attributes.get("ceil_mode")
+    if not kernel or not _has_plain_padding(node) or (rounded_up is not None and rounded_up.as_int()):
+        return False
+    return all(pad < kernel[position % len(kernel)] for position, pad in enumerate(pads))
+
+
 def _auto_pad(node: ir.Node) -> str:
     attribute = node.attributes.get("auto_pad")
     return "NOTSET" if attribute is None else attribute.as_string()
@@ -233,6 +302,13 @@ def _auto_pad(node: ir.Node) -> str:
 def _groups(node: ir.Node) -> int:
     attribute = node.attributes.get("group")
     return 1 if attribute is None else attribute.as_int()
+
+
+def _reduced(node: ir.Node, size: int) -> set[int] | None:
+    """The dimensions that a ReduceMean removes, None when they are not constant."""
+    given = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    dims = _ints(node, "axes") if given is None else [int(dim) for dim in given.ravel()]
+    return None if not dims else {dim % size for dim in dims}
 
 
 def _ints(node: ir.Node, name: str) -> list[int] | None:

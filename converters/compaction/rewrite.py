@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.analysis import Analysis
-from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of
+from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of, distinct_slices
 from converters.compaction.branches import cut_branches, insert_selections
 from converters.compaction.maps import Map
 from converters.compaction.names import register_initializer
@@ -128,11 +128,10 @@ class Edit:
         gathers: list[tuple[int, NDArray[np.int64]]] = []
         stored = array
         for dim in range(2, array.ndim):
-            slices = np.moveaxis(stored, dim, 0).reshape(stored.shape[dim], -1)
-            _, first, index = np.unique(slices, axis=0, return_index=True, return_inverse=True)
+            first, index = distinct_slices(stored, dim)
             if first.size < stored.shape[dim] // 2:
                 stored = np.take(stored, first, axis=dim)
-                gathers.append((dim, index.reshape(-1).astype(np.int64)))
+                gathers.append((dim, index))
         value = self.add_initializer(base, np.ascontiguousarray(stored))
         for dim, index in reversed(gathers):
             where = self.add_initializer(base, index)

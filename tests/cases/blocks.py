@@ -213,6 +213,35 @@ def squeeze_excite_with_a_gate_behind_the_product(r):
     return squeeze_excite(r, "after")
 
 
+@case(params=8 * 6 + 8 + 8 * 9 + (4 * 8 + 4) + (8 * 4 + 8) + (4 * 8 + 4) + 4 * 3 * 3)
+def squeeze_excite_of_maps_that_do_not_depend_on_the_input(r):
+    """Zero filters with live biases, a padded depthwise convolution, and zero rows in the excitation.
+
+    The squeeze reads the mean of each map, a constant; behind the product there are maps again, 3 x 3 places each.
+    """
+    closed = [1, 2, 5, 6, 9, 11, 12, 15]
+    w1, w4 = weight(r, 16, 6, 1, 1), weight(r, 16, 4, 1, 1)
+    w1[closed] = 0
+    w4[closed] = 0
+    return model(
+        f"""(float[N,6,8,8] x) => (float[N,4,8,8] y) {{
+            {conv('e', 'x', 'w1, b1', 'pads=[0,0,0,0]')}
+            a1 = HardSwish(e)
+            {conv('d', 'a1', 'w2', 'pads=[1,1,1,1], group=16')}
+            a2 = HardSwish(d)
+            q = ReduceMean(a2, space)
+            {conv('h', 'q', 'w3, b3', 'pads=[0,0,0,0]')}
+            hr = Relu(h)
+            {conv('k', 'hr', 'w4, b4', 'pads=[0,0,0,0]')}
+            s = Sigmoid(k)
+            m = Mul(s, a2)
+            {conv('y', 'm', 'w5, b5', 'pads=[0,0,0,0]')}
+        }}""",
+        w1=w1, b1=1 + np.abs(vector(r, 16)), w2=weight(r, 16, 1, 3, 3), space=[2, 3], w3=weight(r, 4, 16, 1, 1),
+        b3=vector(r, 4), w4=w4, b4=vector(r, 16), w5=weight(r, 4, 16, 1, 1), b5=vector(r, 4),
+    )  # fmt: skip
+
+
 @case(params=6 * 5 + 4 * 5 + 9 * 5 + 4 * 5 + 6 * 5 + 4 * 6 + 4 * 6 * 9)
 def inverted_bottleneck_with_a_gated_expansion(r):
     """MobileNetV2: expand, depthwise, project, add; gates behind the depthwise activation."""
@@ -333,4 +362,19 @@ def branch_multiplied_by_a_closed_branch(r):
         }}""",
         w1=weight(r, 4, 3, 3, 3), w2=weight(r, 4, 3, 3, 3), w3=weight(r, 4, 3, 3, 3), w4=weight(r, 4, 4, 3, 3),
         zero=channels(np.zeros(4, np.float32)),
+    )  # fmt: skip
+
+
+@case(equality="the means differ from column to column, so they are no constants")
+def mean_over_the_rows_of_maps_that_do_not_depend_on_the_input(r):
+    w1 = weight(r, 8, 6, 1, 1)
+    w1[[1, 4, 6]] = 0
+    return model(
+        f"""(float[N,6,7,8] x) => (float[N,4,1,8] y) {{
+            {conv('e', 'x', 'w1, b1', 'pads=[0,0,0,0]')}
+            {conv('d', 'e', 'w2', 'pads=[1,1,1,1], group=8')}
+            q = ReduceMean(d, rows)
+            {conv('y', 'q', 'w3', 'pads=[0,0,0,0]')}
+        }}""",
+        w1=w1, b1=1 + np.abs(vector(r, 8)), w2=weight(r, 8, 1, 3, 3), rows=[2], w3=weight(r, 4, 8, 1, 1),
     )  # fmt: skip

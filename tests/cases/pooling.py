@@ -222,3 +222,53 @@ def running_sum_over_the_sequence(r):
         }""",
         w1=weight(r, 6, 8), b1=vector(r, 8), gate=gate(r, 8), axis=np.int64(1), w2=weight(r, 8, 3), b2=vector(r, 3),
     )  # fmt: skip
+
+
+def average_of_constants(r, attributes: str, size: str = "12,12", out: str = "12,12"):
+    """Eight of 16 channels are constants; their padded averages are not, and a 1x1 Conv reads all."""
+    dead = {k: float(r.uniform(0.5, 1.5)) for k in (0, 2, 3, 7, 8, 11, 13, 14)}
+    return model(
+        f"""(float[N,3,{size}] x) => (float[N,4,{out}] y) {{
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            n = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)
+            a = AveragePool<kernel_shape=[3,3], {attributes}>(n)
+            m = Sigmoid(a)
+            y = Conv(m, w2, b2)
+        }}""",
+        w1=weight(r, 16, 3, 3, 3), b1=vector(r, 16), gate=channels(gate(r, 16, tuple(dead))),
+        **batch_norm(r, 16, "bn", dead), w2=weight(r, 4, 16, 1, 1), b2=vector(r, 4),
+    )  # fmt: skip
+
+
+@case(params=8 * 28 + 4 * 8 + 4 + 4 * 3 * 3)  # a map of border, inside, border
+def average_pool_that_counts_the_padding_of_constants(r):
+    return average_of_constants(r, "pads=[1,1,1,1], count_include_pad=1")
+
+
+@case(params=8 * 28 + 4 * 8 + 4)
+def average_pool_that_leaves_the_padding_of_constants_out(r):
+    return average_of_constants(r, "pads=[1,1,1,1]")
+
+
+@case(equality="a window that hangs over the end is no convolution")
+def average_pool_of_constants_with_hanging_windows(r):
+    return average_of_constants(r, "pads=[1,1,1,1], strides=[2,2], ceil_mode=1, count_include_pad=1", "9,12", "5,7")
+
+
+@case(params=8 * 28 + 8 * 9 + 4 * 8 + 4 + 4 * 36)  # 6 x 6 places, all stored: each second row meets another border
+def average_pool_of_a_map_that_leaves_the_padding_out(r):
+    """A depthwise Conv makes maps of constants, and the pool averages those."""
+    dead = {k: float(r.uniform(0.5, 1.5)) for k in (0, 2, 3, 7, 8, 11, 13, 14)}
+    return model(
+        """(float[N,3,12,12] x) => (float[N,4,6,6] y) {
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            n = BatchNormalization(g, bn_s, bn_b, bn_m, bn_v)
+            d = Conv<pads=[1,1,1,1], group=16>(n, w3)
+            a = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(d)
+            y = Conv(a, w2, b2)
+        }""",
+        w1=weight(r, 16, 3, 3, 3), b1=vector(r, 16), gate=channels(gate(r, 16, tuple(dead))),
+        **batch_norm(r, 16, "bn", dead), w3=weight(r, 16, 1, 3, 3), w2=weight(r, 4, 16, 1, 1), b2=vector(r, 4),
+    )  # fmt: skip
