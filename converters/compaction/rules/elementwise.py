@@ -217,7 +217,7 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
     if any(extra.uses() for extra in node.outputs[1:]):
         return Refusal(f"the second output of this {node.op_type} is used")
     function = CONTINUOUS[node.op_type](node) if node.op_type in CONTINUOUS else None
-    if node.op_type == "Cast" and not (_is_float(inputs[0]) and _is_float(output)):
+    if node.op_type == "Cast" and not _is_float(output):
         function = None  # casting to an integer or a bool is a step function
     if output.dtype is not None and output.dtype.is_integer() and node.op_type not in _EXACT_ON_INTEGERS:
         function = _only_zeros if node.op_type == "Mul" else None  # integers round down and wrap around
