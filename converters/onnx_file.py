@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from converters.sources import Candidate, GatedModel, SourceOptions
 from l0runtime.errors import ModelFileError, OptionError
-from l0runtime.onnx_files import read_model
+from l0runtime.onnx_files import all_tensors, read_model
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +45,7 @@ def _check_external_data(model: onnx.ModelProto, path: Path) -> None:
         ModelFileError: a missing or short data file, or a location elsewhere on the disk.
     """
     folder = path.parent.resolve()
-    for tensor in model.graph.initializer:
+    for tensor in all_tensors(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if not entries:
             continue

@@ -89,11 +89,10 @@ def kept_axes(plan: RemovalPlan) -> tuple[KeptAxis, ...]:
 def cost_of(path: Path, shapes: dict[str, tuple[int, ...]]) -> ModelCost:
     """Parameters, multiply-accumulates and bytes of an ONNX file."""
     from l0runtime.measurement.cost import count_cost
+    from l0runtime.onnx_files import stored_bytes
 
     cost = count_cost(path, shapes=shapes)
-    data = path.with_name(f"{path.name}.data")
-    size = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
-    return ModelCost(cost.parameters, cost.macs, size)
+    return ModelCost(cost.parameters, cost.macs, stored_bytes(path))
 
 
 def versions() -> dict[str, str]:

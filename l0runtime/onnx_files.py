@@ -6,6 +6,7 @@ message everywhere. Only `onnx` is needed, never onnxruntime.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,3 +97,29 @@ def read_model(path: str | Path, *, weights: bool = True) -> onnx.ModelProto:
                 f"{path}: its external data cannot be read ({error}). Keep the data file beside the model."
             ) from error
     return model
+
+
+def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that is stored in a model: initializers and attributes, at any depth."""
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield from getattr(graph, "initializer", ())
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                if attribute.HasField("g"):
+                    pending.append(attribute.g)
+                pending += attribute.graphs
+
+
+def stored_bytes(path: str | Path) -> int:
+    """Size of an ONNX file together with the data files that its weights lie in."""
+    path = Path(path)
+    model = read_model(path, weights=False)
+    names: set[str] = {
+        entry.value for tensor in all_tensors(model) for entry in tensor.external_data if entry.key == "location"
+    }
+    return sum((path.parent / name).stat().st_size for name in [path.name, *names])

@@ -24,6 +24,7 @@ from converters.compaction.names import make_names_unique
 from converters.compaction.normalise import merge_equal_clones, normalise
 from converters.compaction.padding import Coupling, Layer, Widths, keep_widths
 from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Selected, make_plan
+from converters.compaction.quantised_weights import requantise_weights
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
 from converters.compaction.selection import select_inputs
 
@@ -79,6 +80,7 @@ def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
             relation.selected = None
     plan = make_plan(analysis, permission, representatives, selections)
     rewrite(Edit(graph, analysis, permission, representatives, selections, folded_maps(analysis, permission)))
+    requantise_weights(graph)
     merge_equal_clones(graph)
     merge_additions(graph)
     fold_scales(graph)

@@ -298,7 +298,8 @@ def _set(graph: ir.Graph, node: ir.Node, slot: int, array: NDArray[np.generic]) 
     name = f"{old.name}_scaled"
     while name in graph.initializers:
         name += "_again"
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=name, dtype=old.dtype)
+    array = np.asarray(array, order="C")  # unlike ascontiguousarray it leaves a number without dimensions as it is
+    tensor = ir.Tensor(array, name=name, dtype=old.dtype)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=old.type, const_value=tensor)
     register_initializer(graph, value)
     node.replace_input_with(slot, value)

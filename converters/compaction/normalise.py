@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 
 from converters.compaction.axes import array_of, is_constant
 from converters.compaction.names import register_initializer
+from converters.compaction.quantised_weights import dequantise_weights
 from converters.compaction.recognise import recognise_layer_norms
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shape_inference import infer_missing_shapes
@@ -53,6 +54,8 @@ def normalise(model: ir.Model) -> None:
     recognise_layer_norms(graph)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
+    dequantise_weights(graph)
+    remove_dead_nodes(graph)
 
 
 def fold_constants(graph: ir.Graph) -> None:

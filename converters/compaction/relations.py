@@ -32,6 +32,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Permission, Twins
+from converters.compaction.quantised_weights import RECIPE
 
 Fold = Literal["zero", "bias", "representative"]
 
@@ -436,8 +437,10 @@ class Contract(Relation):
         folds_twins: bool = False,
     ) -> None:
         super().__init__(node, [data] if weight is None else [data, weight])
-        self.data, self.weight, self.fold = data, weight, fold
-        self.folds_twins = folds_twins
+        # what takes over the weights of others needs new numbers, which a quantised weight cannot hold exactly
+        quantised = weight is not None and RECIPE in weight.value.meta
+        self.data, self.weight, self.fold = data, weight, "zero" if quantised and fold == "representative" else fold
+        self.folds_twins = folds_twins and not quantised
         self._reads = reads
         self.read: Mask = np.ones(data.size, bool)
         self.permitted: Mask = np.zeros(data.size, bool)

@@ -17,6 +17,7 @@ from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, arr
 from converters.compaction.branches import cut_branches, insert_selections
 from converters.compaction.maps import Map
 from converters.compaction.names import register_initializer
+from converters.compaction.quantised_weights import KEPT
 from converters.compaction.registry import FIXUPS, operator_key
 from converters.compaction.relations import Contract, Relation
 from converters.compaction.selection import Selection
@@ -251,6 +252,7 @@ def _slice_initializer(edit: Edit, value: ir.Value) -> None:
     for axis in axes_of(value):
         if edit.removed(axis).any():
             array = np.take(array, edit.kept(axis), axis=axis.dim)
+            value.meta.setdefault(KEPT, {})[axis.dim] = edit.kept(axis)
     assert value.name is not None
     value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name, dtype=value.dtype)
     value.shape = ir.Shape(array.shape)

@@ -15,7 +15,7 @@ from l0runtime.measurement.paired import BASELINE, CANDIDATE
 from l0runtime.measurement.profiling import ProfileComparison, compare_profiles
 from l0runtime.measurement.report import BatchResult, BenchReport, Latency, ModelFacts
 from l0runtime.measurement.speed import compare_speed
-from l0runtime.onnx_files import read_model
+from l0runtime.onnx_files import read_model, stored_bytes
 from l0runtime.sample_inputs import InputSpec, input_specs, resolve_shapes, sample_inputs
 from l0runtime.session import Session, load
 from l0runtime.session.devices import parse_device
@@ -130,7 +130,7 @@ def bench(
             say(f"{path.name}: cold start and memory in a fresh process")
         cost = count_cost(protos[role], shapes=first)
         measured = measure_footprint(path, first_feed, device=device, threads=threads) if footprint else None
-        facts[role] = ModelFacts(str(path), _file_bytes(path), cost.parameters, cost.weight_bytes, measured)
+        facts[role] = ModelFacts(str(path), stored_bytes(path), cost.parameters, cost.weight_bytes, measured)
     compared: ProfileComparison | None = None
     if profile:
         say("profiling node by node")
@@ -185,12 +185,3 @@ def _agree(
         for draw in range(_DRAWS_COMPARED)
     ]
     return max(found, key=lambda agreement: agreement.difference)
-
-
-def _file_bytes(path: Path) -> int:
-    """Size of the model with its external data files."""
-    proto = read_model(path, weights=False)
-    names: set[str] = {
-        entry.value for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    return sum((path.parent / name).stat().st_size for name in [path.name, *names])

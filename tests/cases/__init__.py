@@ -16,6 +16,7 @@ from cases import (  # noqa: F401
     linear,
     normalization,
     pooling,
+    quantised,
     recurrent,
     subgraphs,
 )

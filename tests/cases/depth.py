@@ -94,3 +94,10 @@ def layers_beneath_a_recurrence(r):
         w0=weight(r, 6, 7), w1=weight(r, 7, 8), gate=gate(r, 8), w=weight(r, 1, 15, 8), rec=weight(r, 1, 15, 5),
         b=weight(r, 1, 30),
     )  # fmt: skip
+
+
+@case(equality=REASON, no_double="QuantizeLinear takes no float64")
+def layers_beneath_a_sum_of_integers(r):
+    text = "q = QuantizeLinear(g, s, z)\n p = MatMulInteger(q, w3, z)\n f = Cast<to=1>(p)\n m = Mul(f, s)"
+    w3 = np.rint(weight(r, 8, 5) * 64).astype(np.int8)
+    return deep_dense(r, text, width=5, s=np.float32(1 / 16), z=np.int8(3), w3=w3)

@@ -6,7 +6,6 @@ Names of cases to the reason; the test of a case that improves fails until its l
 from __future__ import annotations
 
 _GATE_STAYS = "what goes goes, but the values of the open gates stay as a product: it is not folded through here"
-_NOT_CONTINUOUS = "no constants are propagated through this function"
 _SHAPE = "the shape of the pruned axis is read as a value, so the axis stays until a second compaction"
 
 SHORTFALL: dict[str, str] = {
@@ -20,35 +19,6 @@ SHORTFALL: dict[str, str] = {
             "weights_on_the_left_of_matmul",
         ),
         _GATE_STAYS,
-    ),
-    **dict.fromkeys(
-        (
-            "elementwise_sign",
-            "elementwise_thresholded_relu",
-            "elementwise_shrink",
-            "elementwise_floor",
-            "elementwise_arc_cosine_of_tanh",
-            "elementwise_inverse_sine_of_tanh",
-            "elementwise_inverse_hyperbolic_sine",
-            "elementwise_inverse_hyperbolic_tangent",
-            "elementwise_inverse_hyperbolic_cosine",
-            "elementwise_hyperbolic_cosine",
-            "elementwise_hyperbolic_sine",
-            "elementwise_tangent",
-            "elementwise_ceiling",
-            "elementwise_rounding",
-            "elementwise_cast_to_integers_and_back",
-            "elementwise_cast_to_bool_and_back",
-            "elementwise_is_nan_and_where",
-            "elementwise_compared_with_zero",
-            "elementwise_compared_or_equal_to_zero",
-            "elementwise_equal_to_zero_negated",
-            "elementwise_logic_of_two_comparisons",
-            "remainder_of_division",
-            "lp_pool_of_zero_channels",
-            "head_by_global_lp_pool_of_zero_channels",
-        ),
-        _NOT_CONTINUOUS,
     ),
     **dict.fromkeys(("reshape_by_the_shape_of_the_pruned_axis", "resize_to_a_computed_size"), _SHAPE),
     "attention_with_uneven_value_features": "the features of a head are one axis for all heads: none is permuted",

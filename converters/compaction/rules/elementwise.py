@@ -1,7 +1,7 @@
 """Rules for elementwise operators with broadcasting: one table of operators, one shape of rule.
 
-Only functions that are continuous at every constant they may meet get a transfer: a constant computed in
-float64 may differ from the model's by rounding, and a step function would turn that into another value.
+Functions that are continuous at every constant they may meet have their transfer here. A constant computed in float64
+may differ from the model's by rounding, which a function that jumps may turn into another value: see `step_functions`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, axes
 from converters.compaction.registry import FUNCTIONS, Refusal, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rules.common import float_attribute, operand, string_attribute
+from converters.compaction.rules.step_functions import STEPS, step_transfer
 
 Function = Callable[..., NDArray[np.float64]]
 
@@ -150,13 +151,19 @@ def _always(function: Function) -> Callable[[ir.Node], Function]:
 # operator: the function of its constants, given the node
 CONTINUOUS: dict[str, Callable[[ir.Node], Function]] = {
     "Abs": _always(np.abs),
+    "Acos": _always(np.arccos),
+    "Acosh": _always(np.arccosh),
     "Add": _always(_total),
+    "Asin": _always(np.arcsin),
+    "Asinh": _always(np.arcsinh),
     "Atan": _always(np.arctan),
+    "Atanh": _always(np.arctanh),
     "Cast": _always(_same),
     "CastLike": _always(lambda x, like: x + 0 * np.where(np.isnan(like), 0, 0)),
     "Celu": _celu,
     "Clip": _clip,
     "Cos": _always(np.cos),
+    "Cosh": _always(np.cosh),
     "Div": _always(_quotient),
     "Dropout": _always(lambda x, *rest: x),
     "Elu": _elu,
@@ -181,23 +188,21 @@ CONTINUOUS: dict[str, Callable[[ir.Node], Function]] = {
     "Selu": _selu,
     "Sigmoid": _always(_sigmoid),
     "Sin": _always(np.sin),
+    "Sinh": _always(np.sinh),
     "Softplus": _always(lambda x: np.logaddexp(0.0, x)),
     "Softsign": _always(lambda x: x / (1.0 + np.abs(x))),
     "Sqrt": _always(np.sqrt),
     "Sub": _always(lambda x, y: x - y),
     "Sum": _always(_total),
     "Swish": _swish,
+    "Tan": _always(np.tan),
     "Tanh": _always(np.tanh),
     "Where": _always(_where),
 }
 # casts may be step functions, which the node's types decide
 FUNCTIONS.update({name: make for name, make in CONTINUOUS.items() if not name.startswith("Cast")})
 # elementwise, but their constants are not propagated
-OPAQUE = (
-    *("Acos", "Acosh", "And", "Asin", "Asinh", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),
-    *("BitwiseXor", "Ceil", "Cosh", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
-    *("LessOrEqual", "Mod", "Not", "Or", "Round", "Shrink", "Sign", "Sinh", "Tan", "ThresholdedRelu", "Xor"),
-)
+OPAQUE = ("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 # right on integers as they stand (Cast looks at the types itself); all others round or may overflow
 _EXACT_ON_INTEGERS = ("Cast", "Clip", "Dropout", "Identity", "Max", "Min", "Relu", "Where")
 # a constant zero in one operand makes the others unread
@@ -206,7 +211,7 @@ _ANNIHILATORS = ("Mul",)
 _AFFINE = {"Add": None, "Sub": None, "Mul": None, "Div": 0, "Neg": 0, "Identity": 0, "Dropout": 0, "Cast": 0}
 
 
-@rule(*CONTINUOUS, *OPAQUE)
+@rule(*dict.fromkeys((*CONTINUOUS, *STEPS, *OPAQUE)))
 def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
     """Every output axis is tied to the operands that have the same length there; the others broadcast."""
     inputs = [value for value in node.inputs if value is not None]
@@ -217,8 +222,7 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
     if any(extra.uses() for extra in node.outputs[1:]):
         return Refusal(f"the second output of this {node.op_type} is used")
     function = CONTINUOUS[node.op_type](node) if node.op_type in CONTINUOUS else None
-    if node.op_type == "Cast" and not (_is_float(inputs[0]) and _is_float(output)):
-        function = None  # casting to an integer or a bool is a step function
+    jumps = node.op_type in STEPS and not (node.op_type == "Cast" and _is_float(output))
     if output.dtype is not None and output.dtype.is_integer() and node.op_type not in _EXACT_ON_INTEGERS:
         function = _only_zeros if node.op_type == "Mul" else None  # integers round down and wrap around
     relations: list[Relation] = []
@@ -227,13 +231,16 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
         members = [axis for axis in at_axis if axis is not None]
         if not members or any(axis.size != out_axis.size for axis in members):
             return Refusal(f"the shapes around this {node.op_type} do not broadcast as declared")
-        transfer = None if function is None else _transfer(function, inputs, at_axis, out_axis.size)
+        if jumps:
+            transfer: Callable[[Facts], Constants | None] | None = step_transfer(node, inputs, at_axis, out_axis.size)
+        else:
+            transfer = None if function is None else _transfer(function, inputs, at_axis, out_axis.size)
         unread = _unread_behind_zero(inputs, at_axis) if node.op_type in _ANNIHILATORS else None
         twins = None
-        if function is not None and node.op_type in _AFFINE:
+        if function is not None and not jumps and node.op_type in _AFFINE:
             twins = _affine_twins(function, inputs, at_axis, out_axis.size, _AFFINE[node.op_type])
         relations.append(Tie(node, members, [out_axis], transfer, unread, twins))
-    if function is not None and not relations:
+    if function is not None and not jumps and not relations:
         relations.append(_ScalarFact(node, function, inputs, output))
     return relations
 

@@ -20,14 +20,13 @@ def relate_pool(node: ir.Node) -> list[Relation] | Refusal:
     if any(extra.uses() for extra in node.outputs[1:]):
         return Refusal("the indices of this MaxPool are used; they count positions across channels")
     keeps_constants = _keeps_constants(node)
-    keeps_zero = node.op_type not in ("LpPool", "GlobalLpPool")
 
     def transfer(facts: Facts) -> Constants | None:
         axis = axis_of(x, 1)
         known = None if axis is None else facts.constants(axis)
         if known is None:
             return None
-        return known if keeps_constants else np.where((known == 0) & keeps_zero, 0.0, np.nan)
+        return known if keeps_constants else np.where(known == 0, 0.0, np.nan)
 
     relations: list[Relation] = []
     for dim in (0, 1):
