@@ -30,7 +30,7 @@ _ONNXRUNTIME_DISTRIBUTIONS = (
     "ort-nightly",
     "ort-nightly-gpu",
 )
-_EXTRAS = {"matplotlib": "plot"}
+_EXTRAS = {"matplotlib": "plot", "prometheus-client": "metrics"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from converters.compaction import Compaction, compact
+from converters.compaction import Compaction, Widths, compact
 
 # float64 sums of at most a thousand terms in another order: about 1e-13
 LIMIT = 1e-10
@@ -25,9 +25,9 @@ def graph(text: str, opset: int = 20, **initializers: object) -> onnx.ModelProto
     return model
 
 
-def compacted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Compaction]:
+def compacted(model: onnx.ModelProto, widths: Widths | None = None) -> tuple[onnx.ModelProto, Compaction]:
     """The compact model as a checked protobuf, and the compaction."""
-    result = compact(ir.from_proto(model))
+    result = compact(ir.from_proto(model), widths)
     proto = ir.to_proto(result.model)
     onnx.checker.check_model(proto, full_check=True)
     return proto, result

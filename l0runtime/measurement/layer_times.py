@@ -113,12 +113,14 @@ class LayerTimes:
             return True
         self._known = self._read() | self._known
         content = {"format": _FORMAT, "conditions": self.conditions, "ms": dict(sorted(self._known.items()))}
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-            with os.fdopen(handle, "w") as file:
-                json.dump(content, file, indent=0)
-            Path(temporary).replace(self.path)
+            try:
+                temporary.write_text(json.dumps(content, indent=0))
+                temporary.replace(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError:
             return False
         return True

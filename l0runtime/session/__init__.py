@@ -9,6 +9,9 @@
 | bound.py | how does one run many times at one shape with no allocation? |
 | batches.py | how is a batch cut into sizes that a model should see? |
 | microbatcher.py | how do many small requests share one run? |
+| graphs.py | how does one replay a CUDA graph for each shape, with no stale results? |
+| precision.py | in which precision does a model compute? |
+| metrics.py | what did a session do, counted for Prometheus? |
 | devices.py | how is a silent fallback made impossible? |
 | known_options.py | which option names does onnxruntime know? |
 """
@@ -18,7 +21,8 @@ from __future__ import annotations
 from l0runtime.session.bound import BoundRun
 from l0runtime.session.core import Session
 from l0runtime.session.loading import load
+from l0runtime.session.metrics import SessionMetrics
 from l0runtime.session.microbatcher import MicroBatcher
 from l0runtime.session.specs import TensorSpec
 
-__all__ = ["BoundRun", "MicroBatcher", "Session", "TensorSpec", "load"]
+__all__ = ["BoundRun", "MicroBatcher", "Session", "SessionMetrics", "TensorSpec", "load"]

@@ -23,13 +23,23 @@ class BoundRun:
     onnxruntime. For parallel work, bind once per thread.
     """
 
-    def __init__(self, raw: Any, memory: str, index: int, feed: Mapping[str, Array], run_options: Any = None) -> None:
+    def __init__(
+        self, raw: Any, memory: str, index: int, feed: Mapping[str, Array], *, graph: int | None = None
+    ) -> None:
+        """Bind.
+
+        Args:
+            raw: the onnxruntime session.
+            memory, index: where its tensors live.
+            feed: shapes, dtypes and first values of the inputs.
+            graph: the number of a CUDA graph of its own; None where CUDA graphs are not enabled.
+        """
         import onnxruntime
 
         self._raw = raw
         self._memory = memory
         self._lock = threading.Lock()
-        self._run_options = run_options
+        self._run_options = None if graph is None else make_run_options(graph)
         self._binding = raw.io_binding()
         self._in = {
             name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
@@ -47,7 +57,8 @@ class BoundRun:
             first.bind_ortvalue_input(name, value)
         for name in names:
             first.bind_output(name, memory, index)
-        raw.run_with_iobinding(first)
+        # this run has other output buffers than those that follow, so no graph may be recorded from it
+        raw.run_with_iobinding(first, None if graph is None else make_run_options(-1))
         self._out = dict(zip(names, first.get_outputs(), strict=True))
         for name, value in self._out.items():
             self._binding.bind_ortvalue_output(name, value)
@@ -99,6 +110,15 @@ class BoundRun:
     def _need_cpu(self, what: str) -> None:
         if self._memory != "cpu":
             raise InputError(f"'{what}' are views of CPU buffers; this session runs on a GPU. Use update().")
+
+
+def make_run_options(graph: int) -> Any:
+    """Run options that name a CUDA graph, or with -1 none."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options
 
 
 def _element_type(array: Array) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -27,6 +28,8 @@ from l0runtime.session.arrays import (
 from l0runtime.session.batches import Batching, RowGuard
 from l0runtime.session.bound import BoundRun
 from l0runtime.session.devices import CPU, AssignedNode, Device
+from l0runtime.session.graphs import GraphRuns
+from l0runtime.session.metrics import SessionMetrics
 from l0runtime.session.specs import InputChecker, TensorSpec, specs_of
 
 # keys of the ONNX file's metadata that the converter writes
@@ -55,8 +58,13 @@ class Session:
         async_threads: int = 1,
         max_batch: int | None = None,
         buckets: Sequence[int] = (),
+        cuda_graphs: bool = False,
+        metrics: SessionMetrics | None = None,
     ) -> None:
         self._raw = raw
+        self._graphs = GraphRuns(raw, device.memory, device.index) if cuda_graphs else None
+        self._metrics = metrics
+        self._buckets = tuple(buckets)
         # The inner object's `run` skips name checks that are made here, and a fallback that is switched off.
         self._fast = getattr(raw, "_sess", raw)
         self._source = source
@@ -77,7 +85,9 @@ class Session:
         self._batching: Batching | None = None
         if max_batch is not None or buckets:
             self._batching = Batching(RowGuard(self.inputs, self.outputs), max_batch, buckets)
-        self._plain_cpu = self.device.memory == "cpu" and self._batching is None and not self._needs_values
+        self._plain_cpu = (
+            self.device.memory == "cpu" and self._batching is None and self._graphs is None and not self._needs_values
+        )
         self._async_threads = async_threads
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
@@ -105,7 +115,8 @@ class Session:
             InputError: a wrong name, dtype or shape; or onnxruntime refused the values (an index out of range).
         """
         names = self._names if outputs is None else self._check_outputs(outputs)
-        return dict(zip(names, self._run(inputs, names), strict=True))
+        run = self._run if self._metrics is None else self._counted_run
+        return dict(zip(names, run(inputs, names), strict=True))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute all outputs; inputs in the model's order, by name, or both.
@@ -121,7 +132,8 @@ class Session:
         for name in kwargs:
             if name in feed:
                 raise InputError(f"input '{name}': given by position and by name.")
-        results = self._run(feed | kwargs if kwargs else feed, self._names)
+        run = self._run if self._metrics is None else self._counted_run
+        results = run(feed | kwargs if kwargs else feed, self._names)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run_async(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Future[dict[str, Any]]:
@@ -142,18 +154,34 @@ class Session:
         """
         feed, _ = self._numpy_feed(inputs)
         with self._translated():
+            if self._graphs is not None:
+                return self._graphs.bind(feed)
             return BoundRun(self._raw, self.device.memory, self.device.index, feed)
 
     def warm_up(self, *feeds: Mapping[str, Any], runs: int = 2) -> None:
         """Run on given inputs and drop the results, so that lazy allocation and kernel choice happen now.
 
         Args:
-            feeds: inputs, one mapping for each shape to prepare.
+            feeds: inputs, one mapping for each shape to prepare; without any, zeros for every bucket (a batch of 1
+                where there are none).
             runs: how often each.
+        Raises:
+            InputError: no inputs were given, and a dimension other than the batch is dynamic.
         """
+        feeds = feeds or tuple(self._zeros(rows) for rows in self._buckets or (1,))
         for feed in feeds:
             for _ in range(runs):
                 self.run(feed)
+
+    def _zeros(self, rows: int) -> dict[str, Array]:
+        feed = {}
+        for spec in self.inputs:
+            sizes = [rows if axis == 0 and not isinstance(dim, int) else dim for axis, dim in enumerate(spec.shape)]
+            shape = [size for size in sizes if isinstance(size, int)]
+            if len(shape) != len(sizes):
+                raise InputError(f"input '{spec}': has dynamic dimensions; give inputs to warm up on.")
+            feed[spec.name] = np.zeros(shape, spec.numpy_dtype)
+        return feed
 
     def end_profiling(self) -> str:
         """Stop the profile that `load(..., profile_prefix=...)` began; the path of its JSON file."""
@@ -183,19 +211,33 @@ class Session:
                 raise InputError(f"'{name}' is no output. The model gives {'; '.join(map(str, self.outputs))}.")
         return names
 
+    def _counted_run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
+        assert self._metrics is not None
+        started = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            return self._run(inputs, names)
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            self._metrics.count(self._source, inputs, time.perf_counter() - started, failure)
+
     def _run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
         if self._plain_cpu and self._checker.fits_as_it_is(inputs):
             return self._run_arrays(inputs, names)  # type: ignore[arg-type]
         self._checker.check_names(inputs)
         if self.device.memory != "cpu" and any(is_on_gpu(value) for value in inputs.values()):
-            if self._batching is not None:
-                raise InputError("max_batch and buckets take CPU arrays; load without them to pass GPU tensors.")
+            if self._batching is not None or self._graphs is not None:
+                raise InputError(
+                    "max_batch, buckets and cuda_graphs take CPU arrays; load without them to pass GPU tensors."
+                )
             return self._run_on_gpu(inputs, names)
         feed, kind = self._numpy_feed(inputs)
         if self._batching is None:
             results = self._run_arrays(feed, names)
         else:
-            everything = dict(zip(self._names, self._batching.run(self.run_arrays, feed), strict=True))
+            everything = dict(zip(self._names, self._run_pieces(self._batching, feed), strict=True))
             results = [everything[name] for name in names]
         return results if kind == "numpy" else [from_numpy(result, kind) for result in results]
 
@@ -208,8 +250,17 @@ class Session:
         return self._numpy_feed(inputs)
 
     def run_arrays(self, feed: dict[str, Array]) -> list[Any]:
-        """All outputs of a feed that `check` gave, in one run, without checking it again."""
+        """All outputs of a feed that `check` gave, without checking it again.
+
+        In one run, except where CUDA graphs tie the session to its buckets.
+        """
+        if self._graphs is not None and self._batching is not None:
+            return self._run_pieces(self._batching, feed)
         return self._run_arrays(feed, self._names)
+
+    def _run_pieces(self, batching: Batching, feed: dict[str, Array]) -> list[Any]:
+        plainly = None if self._graphs is None else self._graphs.run_plainly
+        return batching.run(lambda piece: self._run_arrays(piece, self._names), feed, plainly)
 
     def _numpy_feed(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], Kind]:
         """The inputs as checked NumPy views, in the model's order, and the kind of array to return."""
@@ -229,6 +280,9 @@ class Session:
 
     def _run_arrays(self, feed: dict[str, Array], names: list[str]) -> list[Any]:
         try:
+            if self._graphs is not None:
+                found = dict(zip(self._names, self._graphs.run(feed), strict=True))
+                return [found[name] for name in names]
             if not self._needs_values:
                 results: list[Any] = self._fast.run(names, feed, None)
                 return results

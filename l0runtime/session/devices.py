@@ -76,6 +76,14 @@ def provider_list(device: Device, options: Mapping[str, str]) -> list[tuple[str,
     return providers
 
 
+def memory_options(device: Device, limit_bytes: int) -> dict[str, str]:
+    """Provider options that bound what onnxruntime reserves on a GPU."""
+    if device.kind == "tensorrt":
+        return {"trt_max_workspace_size": str(limit_bytes)}
+    # the default strategy doubles with every extension, and would meet the limit long before the memory is used
+    return {"gpu_mem_limit": str(limit_bytes), "arena_extend_strategy": "kSameAsRequested"}
+
+
 def preload_gpu_libraries() -> None:
     """Let onnxruntime find CUDA and cuDNN inside the Python environment (nvidia wheels, or torch's)."""
     import onnxruntime

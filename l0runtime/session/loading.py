@@ -16,12 +16,15 @@ from l0runtime.session.devices import (
     assigned_nodes,
     check_assignment,
     library_problem,
+    memory_options,
     parse_device,
     preload_gpu_libraries,
     provider_list,
     quiet_provider_loading,
 )
 from l0runtime.session.known_options import SESSION_SETTINGS, check_known
+from l0runtime.session.metrics import SessionMetrics
+from l0runtime.session.precision import Precision, check_precision, with_precision
 
 Optimization = Literal["all", "extended", "basic", "none"]
 _LEVELS = {
@@ -34,10 +37,14 @@ _OPTIONS = (
     "allow_cpu_nodes",
     "async_threads",
     "buckets",
+    "cuda_graphs",
     "device",
     "inter_op_threads",
     "max_batch",
+    "memory_limit",
+    "metrics",
     "optimization",
+    "precision",
     "profile_prefix",
     "provider_options",
     "settings",
@@ -50,6 +57,7 @@ def load(
     path: str | Path | bytes,
     device: str = "cuda",
     *,
+    precision: Precision | None = None,
     threads: int | None = None,
     inter_op_threads: int | None = None,
     spin: bool = True,
@@ -58,6 +66,9 @@ def load(
     async_threads: int = 1,
     max_batch: int | None = None,
     buckets: Sequence[int] = (),
+    cuda_graphs: bool = False,
+    memory_limit: int | None = None,
+    metrics: SessionMetrics | None = None,
     profile_prefix: str | Path | None = None,
     provider_options: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
@@ -71,6 +82,8 @@ def load(
     Args:
         path: the .onnx file, or its bytes.
         device: "cuda", "cuda:<index>", "tensorrt", "tensorrt:<index>" or "cpu".
+        precision: "float32", "float16" or "bfloat16": compute so, with float32 in and out; a float32 model is converted
+            to float16, nothing else is converted (see precision.py). None for the model as it is stored.
         threads: threads inside an operator; onnxruntime's choice (one per physical core) if None.
         inter_op_threads: threads between operators; operators run one after another if None.
         spin: let waiting threads spin; False is better where other work wants the cores.
@@ -80,6 +93,10 @@ def load(
         max_batch: larger batches are run in pieces of this size.
         buckets: ascending batch sizes; each piece is padded with zero rows up to the next one, and the result cut
             back. Both need a model that treats rows independently, which is checked on the first batch.
+        cuda_graphs: record a CUDA graph for each batch size and replay it; needs device "cuda" and, for a model with a
+            dynamic batch, buckets. Inputs are CPU arrays.
+        memory_limit: bytes of GPU memory that onnxruntime may reserve for this session; the CPU has no such limit.
+        metrics: counts this session's runs.
         profile_prefix: write onnxruntime's profile to files that begin so; None for no profile.
         provider_options: further options of the execution provider, by onnxruntime's names.
         settings: further session settings, by onnxruntime's names (`session.…`).
@@ -97,13 +114,21 @@ def load(
         if count is not None and count < 1:
             raise OptionError(f"{name} = {count}: expected at least 1.")
     check_options(max_batch, buckets)
+    check_precision(precision)
+    _check_gpu_options(where, cuda_graphs=cuda_graphs, allow_cpu_nodes=allow_cpu_nodes, memory_limit=memory_limit)
     check_known("session setting", settings or {}, SESSION_SETTINGS)
     options = dict(provider_options or {})
     if where.kind == "cuda":
         # TF32 rounds inputs to 10 bits and is on by default; the same function needs float32 to mean float32
         options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"} | options
+    if cuda_graphs:
+        options["enable_cuda_graph"] = "1"
+    if memory_limit is not None:
+        options |= memory_options(where, memory_limit)
     providers = provider_list(where, options)
     source = "model" if isinstance(path, bytes) else str(check_model_path(path))
+    if precision is not None:
+        path = with_precision(path, precision, source)
 
     import onnxruntime
 
@@ -129,7 +154,40 @@ def load(
     raw = _create(model, made, providers, where, source, allow_cpu_nodes=allow_cpu_nodes)
     nodes = assigned_nodes(raw)
     check_assignment(where, nodes, allow_cpu_nodes=allow_cpu_nodes)
-    return Session(raw, where, source, nodes, async_threads=async_threads, max_batch=max_batch, buckets=buckets)
+    session = Session(
+        raw,
+        where,
+        source,
+        nodes,
+        async_threads=async_threads,
+        max_batch=max_batch,
+        buckets=buckets,
+        cuda_graphs=cuda_graphs,
+        metrics=metrics,
+    )
+    if cuda_graphs:
+        _check_graph_shapes(session, buckets)
+    return session
+
+
+def _check_gpu_options(device: Device, *, cuda_graphs: bool, allow_cpu_nodes: bool, memory_limit: int | None) -> None:
+    if cuda_graphs and (device.kind != "cuda" or allow_cpu_nodes):
+        found = f"device '{device}'" if device.kind != "cuda" else "allow_cpu_nodes"
+        raise OptionError(f"cuda_graphs with {found}: a CUDA graph needs device 'cuda' and every node on it.")
+    if memory_limit is not None and device.kind == "cpu":
+        raise OptionError("memory_limit with device 'cpu': onnxruntime limits GPU memory only.")
+    if memory_limit is not None and memory_limit < 1:
+        raise OptionError(f"memory_limit = {memory_limit}: expected a number of bytes of at least 1.")
+
+
+def _check_graph_shapes(session: Session, buckets: Sequence[int]) -> None:
+    for spec in session.inputs:
+        dynamic = [dim for axis, dim in enumerate(spec.shape) if not isinstance(dim, int) and (axis or not buckets)]
+        if dynamic:
+            raise OptionError(
+                f"cuda_graphs: input '{spec}' has dynamic dimensions, and a graph has one shape. Give buckets for the "
+                "batch, and export the model with its other dimensions fixed."
+            )
 
 
 def _create(

@@ -16,7 +16,7 @@ from torch import nn
 
 import converters.compaction
 from converters import convert, output_files
-from converters.compaction import Compaction
+from converters.compaction import Compaction, Widths
 from l0runtime.errors import (
     InputError,
     ModelFileError,
@@ -135,8 +135,8 @@ def test_nan_in_a_weight_is_named(tmp_path: Path) -> None:
 def test_a_wrong_compaction_is_never_written(mlp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = converters.compaction.compact
 
-    def wrong(model: ir.Model) -> Compaction:
-        result = right(model)
+    def wrong(model: ir.Model, widths: Widths | None = None) -> Compaction:
+        result = right(model, widths)
         weight = result.model.graph.initializers["fc2.bias"]
         assert weight.const_value is not None
         weight.const_value = ir.Tensor(weight.const_value.numpy() + 1, name="fc2.bias")

@@ -11,7 +11,7 @@ import pytest
 
 import l0runtime
 from l0runtime.errors import DeviceError, ModelFileError, OptionError, UnsupportedModelError
-from l0runtime.session.devices import Device, library_problem
+from l0runtime.session.devices import Device, library_problem, memory_options
 
 SaveModel = Callable[..., Path]
 no_cuda = pytest.mark.skipif(library_problem(Device("cuda")) is None, reason="CUDA works here")
@@ -75,6 +75,22 @@ def test_a_node_left_on_the_cpu_is_named_and_refused_unless_allowed() -> None:
             "provider option 'gpu_mem_limits': unknown; did you mean 'gpu_mem_limit'?",
         ),
         ({"device": "cpu", "optimization": "most"}, "optimization 'most': expected all, extended, basic, none."),
+        (
+            {"device": "cpu", "cuda_graphs": True},
+            "cuda_graphs with device 'cpu': a CUDA graph needs device 'cuda' and every node on it.",
+        ),
+        (
+            {"device": "cuda", "cuda_graphs": True, "allow_cpu_nodes": True},
+            "cuda_graphs with allow_cpu_nodes: a CUDA graph needs device 'cuda' and every node on it.",
+        ),
+        (
+            {"device": "cpu", "memory_limit": 2**30},
+            "memory_limit with device 'cpu': onnxruntime limits GPU memory only.",
+        ),
+        (
+            {"device": "cuda", "memory_limit": 0},
+            "memory_limit = 0: expected a number of bytes of at least 1.",
+        ),
     ],
 )
 def test_unknown_options_raise(save_model: SaveModel, options: dict[str, object], message: str) -> None:
@@ -125,3 +141,24 @@ def test_options_reach_onnxruntime(save_model: SaveModel) -> None:
     assert options.intra_op_num_threads == 3
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
+
+
+def test_a_memory_limit_reaches_the_provider_in_its_own_words() -> None:
+    assert memory_options(Device("cuda"), 2**30) == {
+        "gpu_mem_limit": "1073741824",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    assert memory_options(Device("tensorrt"), 2**30) == {"trt_max_workspace_size": "1073741824"}
+
+
+def test_cuda_graphs_need_one_shape_for_each_graph(save_model: SaveModel) -> None:
+    from l0runtime.session.loading import _check_graph_shapes
+
+    session = l0runtime.load(save_model("linear"), device="cpu")
+    _check_graph_shapes(session, (1, 8))
+    with pytest.raises(OptionError) as raised:
+        _check_graph_shapes(session, ())
+    assert str(raised.value) == (
+        "cuda_graphs: input 'x: float32 [N, 3]' has dynamic dimensions, and a graph has one shape. Give buckets for "
+        "the batch, and export the model with its other dimensions fixed."
+    )

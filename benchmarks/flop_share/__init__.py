@@ -1,0 +1,1 @@
+"""How much of the arithmetic that compaction removes becomes time."""
