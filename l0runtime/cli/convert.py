@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     metavar="FILE.onnx",
     help="Also write the exported gated model, to measure against.",
 )
-@click.option("--measure", is_flag=True, help="Time blocks that run for some inputs only; keep what does not pay plain.")
+@click.option(
+    "--measure", is_flag=True, help="Time blocks that run for some inputs only; keep what does not pay plain."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     source: Path,
