@@ -114,6 +114,14 @@ def test_shapes_are_written_anew_without_the_batch() -> None:
     assert list(found.shapes.values()) == [(-1, 8, 6)]
 
 
+def test_a_shape_as_torch_exports_it_keeps_samples_apart() -> None:
+    """With -1 for the batch, and zeros in it that would mean empty axes."""
+    body = "a = Reshape<allowzero=1>(x, shape)  y = Transpose<perm=[0,2,1]>(a)"
+    found = verdict(body, shape=np.array([-1, 8, 6]))
+    assert isinstance(found, PerSample)
+    assert list(found.shapes.values()) == [(-1, 8, 6)]
+
+
 def test_rows_that_are_taken_are_those_with_a_batch_axis() -> None:
     found = verdict("a = Add(x, s)  y = Add(a, z)")
     assert isinstance(found, PerSample)
