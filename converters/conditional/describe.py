@@ -45,6 +45,12 @@ def describe(masked: Path, outlined: Sequence[Outlined], shapes: Mapping[str, tu
     return ConditionalModel(tuple(blocks), cost.macs - sum(block.macs for block in blocks))
 
 
-def is_too_small(block: ConditionalBlock, break_even: int = BREAK_EVEN_MACS["cpu"]) -> bool:
-    """Whether the block's work is less than what its gate and a branch cost."""
-    return block.macs < block.gate_macs + break_even
+def work_below(model: ConditionalModel, position: int) -> int:
+    """Multiply-accumulates that skipping one block saves: its own and those of the blocks within it."""
+    inner = [n for n, block in enumerate(model.blocks) if block.parent == position]
+    return model.blocks[position].macs + sum(work_below(model, n) for n in inner)
+
+
+def is_too_small(model: ConditionalModel, position: int, break_even: int = BREAK_EVEN_MACS["cpu"]) -> bool:
+    """Whether a block's work is less than what its gate and a branch cost."""
+    return work_below(model, position) < model.blocks[position].gate_macs + break_even

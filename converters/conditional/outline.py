@@ -84,7 +84,7 @@ def name_of(region: Region) -> str:
         str(value.name).split(".")[:-1]
         for node in region.nodes
         for value in node.inputs
-        if value is not None and value.is_initializer() and "." in str(value.name)
+        if value is not None and value.is_initializer() and "." in str(value.name) and len(value.shape or ()) > 1
     ]
     shared = weights[0] if weights else []
     for parts in weights[1:]:
@@ -299,6 +299,7 @@ class _Block:
             if node in self.verdict.shapes:
                 shape = head.constant(np.array(self.verdict.shapes[node], np.int64), "shape")
                 node.replace_input_with(1, shape)
+                node.attributes.pop("allowzero", None)
             for output in node.outputs:
                 dims, rows = dims_of(output), self.verdict.rows.get(output)
                 if dims and rows is not None:

@@ -30,7 +30,7 @@ class PerSample:
 
     Args:
         taken: values from outside whose rows of the chosen samples are taken.
-        shapes: new constant shape operand for each Reshape, without the number of rows in it.
+        shapes: new constant shape operand for each Reshape (where 0 copies a size), without the number of rows.
         rows: rows per sample of each result in the block, None where all samples share it.
     """
 
@@ -242,8 +242,7 @@ def _reshape(state: _State, node: ir.Node, kinds: list[Rows | None]) -> Rows | N
     """[k n, i...] -> [k' n, o...] in row-major order; the shape operand is written anew without the batch size."""
     before, after = dims_of(node.inputs[0]), dims_of(node.outputs[0])
     rows = kinds[0]
-    allow_zero = node.attributes.get("allowzero")
-    if rows is None or not before or not after or kinds[1] is not None or (allow_zero and allow_zero.as_int()):
+    if rows is None or not before or not after or kinds[1] is not None:
         return None
     found = _rows_after(rows, before[1:], after[1:])
     if found is None:

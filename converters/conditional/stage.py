@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from converters.batches import make_batches
 from converters.conditional.checking import check_conditional
-from converters.conditional.describe import describe, is_too_small
+from converters.conditional.describe import describe, is_too_small, work_below
 from converters.conditional.measure import Pay, measure_blocks
 from converters.conditional.outline import OLDEST_OPSET, Outlined, outline
 from converters.conditional.regions import find_regions
@@ -90,11 +90,12 @@ def make_conditional(
 
 def _notes(model: ConditionalModel, outlined: Sequence[Outlined], *, measured: bool) -> list[str]:
     notes = []
-    for block, made in zip(model.blocks, outlined, strict=True):
-        text = f"{block.name}: conditional, {block.macs:,} MACs that its gate ({block.gate_macs:,} MACs) can save"
+    for position, (block, made) in enumerate(zip(model.blocks, outlined, strict=True)):
+        saved = work_below(model, position)
+        text = f"{block.name}: conditional, {saved:,} MACs that its gate ({block.gate_macs:,} MACs) can save"
         if made.form == "batch":
             text += f"; the whole batch runs as soon as one sample needs it, as {made.reason}"
-        if not measured and is_too_small(block):
+        if not measured and is_too_small(model, position):
             text += "; too small to pay for its gate and a branch, --measure would leave it unconditional"
         notes.append(text)
     return notes

@@ -5,13 +5,15 @@ Layers          GatedLinear, GatedConv2d
 Objective       PaperPenalty, expected_l0, gated_layers, gates_of, kept_units
 Training        Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
 Checkpoints     save, load, is_checkpoint, register_architecture
-Networks        LeNet300, LeNet5, GatedVGG, WideResNet
+Networks        LeNet300, LeNet5, GatedVGG, WideResNet, ConditionalResNet
+Input-dependent gates are in l0runtime.gates.conditional
 Small example   train_digits, load_digits, DigitsRun
 """
 
 from l0runtime.gates.checkpoint import is_checkpoint as is_checkpoint
 from l0runtime.gates.checkpoint import load as load
 from l0runtime.gates.checkpoint import save as save
+from l0runtime.gates.conditional import ConditionalResNet as ConditionalResNet
 from l0runtime.gates.digits import DigitsRun as DigitsRun
 from l0runtime.gates.digits import load_digits as load_digits
 from l0runtime.gates.digits import train_digits as train_digits
@@ -41,6 +43,7 @@ from l0runtime.gates.vgg import GatedVGG as GatedVGG
 from l0runtime.gates.wide_resnet import WideResNet as WideResNet
 
 __all__ = [
+    "ConditionalResNet",
     "DigitsRun",
     "EpochRecord",
     "EvaluationRule",

@@ -181,7 +181,7 @@ def test_attention_runs_for_some_sequences() -> None:
             wv=normal(8, 8),
             wo=normal(8, 8),
             heads=np.array([0, 6, 2, 4]),
-            back=np.array([-1, 6, 8]),
+            back=np.array([0, 6, 8]),
         )
     )
     model = compact(ir.from_proto(masked)).model  # infers shapes that onnx alone does not
