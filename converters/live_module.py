@@ -65,7 +65,8 @@ def gates_of(module: Module) -> tuple[GateGroup, ...]:
     groups = []
     for name, child in module.named_modules():
         if isinstance(child, Gate):
-            layer = name.removesuffix(".gate") or "gate"
+            place = getattr(child, "place", None)  # gates that `attach` put in are named after where they stand
+            layer = place.name if place is not None else name.removesuffix(".gate") or "gate"
             groups.append(GateGroup(layer, child.size, child.kept_count(), child.rule))
     return tuple(groups)
 

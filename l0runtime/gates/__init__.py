@@ -1,6 +1,7 @@
 """Train networks whose units can be switched off by L0 (hard-concrete) gates. Needs torch.
 
 Gates           HardConcrete, EvaluationRule, evaluate_gates, closing_threshold, opening_threshold, Gate
+Any model       attach, detach, freeze, thaw, gates_in, GateSpec, AttachedGates, report, GateReport
 Layers          GatedLinear, GatedConv2d
 Objective       PaperPenalty, expected_l0, gated_layers, gates_of, kept_units
 Training        Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
@@ -10,6 +11,12 @@ Input-dependent gates are in l0runtime.gates.conditional
 Small example   train_digits, load_digits, DigitsRun
 """
 
+from l0runtime.gates.attached import AttachedGates as AttachedGates
+from l0runtime.gates.attached import gates_in as gates_in
+from l0runtime.gates.attaching import attach as attach
+from l0runtime.gates.attaching import detach as detach
+from l0runtime.gates.attaching import freeze as freeze
+from l0runtime.gates.attaching import thaw as thaw
 from l0runtime.gates.checkpoint import is_checkpoint as is_checkpoint
 from l0runtime.gates.checkpoint import load as load
 from l0runtime.gates.checkpoint import save as save
@@ -22,6 +29,9 @@ from l0runtime.gates.evaluation import closing_threshold as closing_threshold
 from l0runtime.gates.evaluation import evaluate_gates as evaluate_gates
 from l0runtime.gates.evaluation import opening_threshold as opening_threshold
 from l0runtime.gates.gate import Gate as Gate
+from l0runtime.gates.gate_report import GateReport as GateReport
+from l0runtime.gates.gate_report import report as report
+from l0runtime.gates.gate_spec import GateSpec as GateSpec
 from l0runtime.gates.hard_concrete import HardConcrete as HardConcrete
 from l0runtime.gates.layers import GatedConv2d as GatedConv2d
 from l0runtime.gates.layers import GatedLinear as GatedLinear
@@ -44,10 +54,13 @@ from l0runtime.gates.wide_resnet import WideResNet as WideResNet
 
 __all__ = [
     "ConditionalResNet",
+    "AttachedGates",
     "DigitsRun",
     "EpochRecord",
     "EvaluationRule",
     "Gate",
+    "GateReport",
+    "GateSpec",
     "GatedConv2d",
     "GatedLinear",
     "GatedVGG",
@@ -58,11 +71,15 @@ __all__ = [
     "Trainer",
     "TrainingOptions",
     "WideResNet",
+    "attach",
     "closing_threshold",
+    "detach",
     "error_rate",
     "evaluate_gates",
     "expected_l0",
+    "freeze",
     "gated_layers",
+    "gates_in",
     "gates_of",
     "is_checkpoint",
     "kept_units",
@@ -71,7 +88,9 @@ __all__ = [
     "opening_threshold",
     "progress_bar",
     "register_architecture",
+    "report",
     "save",
+    "thaw",
     "train_digits",
     "write_records",
 ]

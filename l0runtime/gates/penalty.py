@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
+from l0runtime.gates.attached import AttachedGate
 from l0runtime.gates.gate import Gate
 from l0runtime.gates.layers import GatedConv2d, GatedLayer, GatedLinear
 
@@ -18,10 +19,15 @@ def gated_layers(model: nn.Module) -> dict[str, GatedLayer]:
 
 
 def gates_of(model: nn.Module) -> dict[str, Gate]:
-    """All gates of a model, by the name of the gated layer they belong to, or their own where they stand alone."""
+    """All gates of a model, by the name of the layer or place they belong to, or their own where they stand alone."""
     layers = {id(layer.gate): name for name, layer in gated_layers(model).items()}
-    modules = model.named_modules()
-    return {layers.get(id(module), name): module for name, module in modules if isinstance(module, Gate)}
+    gates: dict[str, Gate] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, AttachedGate):
+            gates[module.place.name] = module
+        elif isinstance(module, Gate):
+            gates[layers.get(id(module), name)] = module
+    return gates
 
 
 def kept_units(model: nn.Module) -> dict[str, tuple[int, int]]:
