@@ -1,8 +1,9 @@
 """How is a file of torch.save read without executing anything in it?
 
 `torch.load(weights_only=True)` with a short allow-list: NumPy scalars, which old training scripts leave among their
-figures, and defaultdict(dict), in which torch.ao.pruning and NNI keep their masks. What needs more is refused, with the safe way out. Archives that would unpack to more than they weigh, and
-tensors that claim more elements than they store, are refused too.
+figures, and defaultdict(dict), in which torch.ao.pruning and NNI keep their masks. What needs more is refused, with
+the safe way out. Archives that would unpack to more than they weigh, and tensors that claim more elements than they
+store, are refused too.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         match = _BLOCK.fullmatch(name)
         prefix, rest = (f"layer{match['group']}.{match['index']}.", match["rest"]) if match else ("", name)
         layer, _, parameter = rest.rpartition(".")
-        ours = f"{prefix}{_WIDE_RESNET.get(layer, layer)}.{parameter}"
+        ours = f"{prefix}{_WIDE_RESNET.get(layer, layer)}.{parameter}" if layer else name
         renamed[ours] = tensor.t().contiguous() if rest == _DENSE else tensor
     return renamed
 

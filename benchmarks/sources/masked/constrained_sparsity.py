@@ -1,7 +1,8 @@
-"""constrained_sparsity: the median rule, structured and unstructured gates, and BatchNorm that skips closed channels."""
+"""constrained_sparsity: the median rule, structured or not, and BatchNorm that skips closed channels."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ class L0Mlp(nn.Module):
     def __init__(self, widths: tuple[int, ...], structured: bool) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [L0Linear(inputs, outputs, structured), nn.ReLU()]
         self.fcs = nn.Sequential(*layers[:-1])
 

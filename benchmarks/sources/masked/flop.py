@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class AdaptiveEmbedding(nn.Module):
     def __init__(self, tokens: int, cutoffs: list[int], width: int, gated: bool) -> None:
         super().__init__()
         ends = [0, *cutoffs, tokens]
-        self.ranges = list(zip(ends, ends[1:], strict=False))
+        self.ranges = list(itertools.pairwise(ends))
         self.width = width
         sizes = [width // 2**index for index in range(len(self.ranges))]
         self.emb_layers = nn.ModuleList(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ class ArmMlp(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [ArmDense(inputs, outputs), nn.ReLU()]
         self.output = nn.Sequential(*layers[:-1])
 

@@ -1,4 +1,4 @@
-"""LLM-Shearing: a LLaMA with gates on heads, neurons, hidden dimensions and layers, RMSNorm over the live dimensions."""
+"""LLM-Shearing: a LLaMA with gates on heads, neurons, hidden dimensions and layers, RMSNorm over the live ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,12 @@ class MaskedLlama(nn.Module):
         )
         self.model.l0_module = nn.Module()
         masks = nn.ModuleDict()
-        shapes = {"hidden": (hidden,), "head": (layers, self.heads), "intermediate": (layers, inner), "layer": (layers,)}
+        shapes = {
+            "hidden": (hidden,),
+            "head": (layers, self.heads),
+            "intermediate": (layers, inner),
+            "layer": (layers,),
+        }
         for kind, shape in shapes.items():
             masks[kind] = nn.Module()
             masks[kind].z_loga = nn.Parameter(torch.zeros(shape))
@@ -134,7 +139,9 @@ def make(folder: Path, small: bool = False, network: str = "") -> Made:
     generator = torch.Generator().manual_seed(12)
     with torch.no_grad():
         for kind, mask in net.model.l0_module.masks.items():
-            mask.z_loga.copy_(torch.randn(mask.z_loga.shape, generator=generator) * 2.5 - (0.5 if kind != "layer" else 1))
+            mask.z_loga.copy_(
+                torch.randn(mask.z_loga.shape, generator=generator) * 2.5 - (0.5 if kind != "layer" else 1)
+            )
         net.model.l0_module.masks["layer"].z_loga[0] = 4.0
     options: dict[str, str] = {}
     targets = None
