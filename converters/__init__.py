@@ -4,7 +4,7 @@
     verify("gated.onnx", "compact.onnx")               do two models compute the same function? (verification.py)
     inspect("model.onnx")                              what is in a file, what was kept and why? (inspection.py)
 
-Formats: one file each (own_checkpoint.py, onnx_file.py, ...), found through sources.py. The engine is `compaction`.
+Formats: one file each (formats/), found through sources.py. The engine is `compaction`.
 Importing this package loads neither torch nor onnxruntime: each name is fetched on first use.
 """
 

@@ -34,11 +34,20 @@ ENTRY_POINT_GROUP = "l0runtime.sources"
 
 # format name: the `Source` object
 BUILT_IN: dict[str, str] = {
-    "l0runtime": "converters.own_checkpoint:SOURCE",
-    "onnx": "converters.onnx_file:SOURCE",
-    "amlab": "converters.amlab:SOURCE",
-    "pt2": "converters.torch_export:SOURCE",
-    "state-dict": "converters.state_dict:SOURCE",
+    "l0runtime": "converters.formats.own_checkpoint:SOURCE",
+    "onnx": "converters.formats.onnx_file:SOURCE",
+    "amlab": "converters.formats.amlab:SOURCE",
+    "l0-arm": "converters.formats.l0_arm:SOURCE",
+    "constrained-sparsity": "converters.formats.constrained_sparsity:SOURCE",
+    "flop": "converters.formats.flop:SOURCE",
+    "cofi": "converters.formats.cofi:SOURCE",
+    "llm-shearing": "converters.formats.llm_shearing:SOURCE",
+    "nn-pruning": "converters.formats.nn_pruning:SOURCE",
+    "torch-prune": "converters.formats.torch_prune:SOURCE",
+    "torch-ao": "converters.formats.torch_ao:SOURCE",
+    "nni": "converters.formats.nni:SOURCE",
+    "pt2": "converters.formats.torch_export:SOURCE",
+    "state-dict": "converters.formats.state_dict:SOURCE",
 }
 
 

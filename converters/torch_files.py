@@ -1,8 +1,9 @@
 """How is a file of torch.save read without executing anything in it?
 
 `torch.load(weights_only=True)` with a short allow-list: NumPy scalars, which old training scripts leave among their
-figures. What needs more is refused, with the safe way out. Archives that would unpack to more than they weigh, and
-tensors that claim more elements than they store, are refused too.
+figures, and defaultdict(dict), in which torch.ao.pruning and NNI keep their masks. What needs more is refused, with
+the safe way out. Archives that would unpack to more than they weigh, and tensors that claim more elements than they
+store, are refused too.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def read_torch_file(path: Path) -> Any:
                 f"{path}: holds objects that are not data ({', '.join(unsafe)}); reading them would run code from the "
                 "file. Where it was made, save the state dict alone: torch.save(model.state_dict(), path)."
             ) from error
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        # torch's own advice, to load the file all the same, comes before its reason
+        text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+        reason = text.splitlines()[0][:200] if text else type(error).__name__
         raise ModelFileError(
             f"{path}: cannot be read as a torch checkpoint ({reason.rstrip('.')}). "
             "The file is truncated, damaged or of another format; write or download it again."
@@ -93,7 +96,18 @@ def _harmless_types() -> list[Any]:
     dtypes = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if not name.startswith(("Object", "Void"))]
     # files written with NumPy 1 and 2 name the same function differently
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    return [np.dtype, *dtypes, *((scalar, name) for name in names)]
+    return [
+        np.dtype,
+        *dtypes,
+        *((scalar, name) for name in names),
+        (_plain_dict, "collections.defaultdict"),
+        (dict, "builtins.dict"),
+    ]
+
+
+def _plain_dict(factory: object = None) -> dict[Any, Any]:
+    """What a defaultdict is read as: its factory, which the file names, is never called."""
+    return {}
 
 
 def _unsafe_names(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from converters.own_checkpoint import SOURCE
+from converters.formats.own_checkpoint import SOURCE
 from converters.sources import Candidate, SourceOptions, load_source
 from l0runtime.errors import ModelFileError, OptionError
 from l0runtime.gates import LeNet300, save

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from converters import convert
-from converters.amlab import SOURCE
+from converters.formats.amlab import SOURCE
 from converters.sources import Candidate, GatedModel, SourceOptions
 from l0runtime.errors import ModelFileError, OptionError, UnsupportedModelError
 
-SHARED = Path(__file__).parents[3] / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 CHECKPOINTS, MNIST = SHARED / "checkpoints" / "amlab", SHARED / "data" / "mnist"
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from small_models import make_mlp
 
-from converters.onnx_file import SOURCE
+from converters.formats.onnx_file import SOURCE
 from converters.sources import Candidate, SourceOptions
 from l0runtime.errors import ModelFileError
 

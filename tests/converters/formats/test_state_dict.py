@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from converters.formats.state_dict import SOURCE
 from converters.sources import Candidate, GatedModel, SourceOptions, find_source
-from converters.state_dict import SOURCE
 from l0runtime.errors import ModelFileError, OptionError
 from l0runtime.gates import GatedLinear
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from converters import convert
+from converters.formats.torch_export import SOURCE, _is_arithmetic, _is_plain_tree
 from converters.sources import Candidate, SourceOptions, find_source
-from converters.torch_export import SOURCE, _is_arithmetic, _is_plain_tree
 from l0runtime.errors import ModelFileError, OptionError, UnsupportedModelError
 from l0runtime.gates import GatedLinear
 
