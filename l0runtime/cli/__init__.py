@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "l0runtime.cli.bench",
         "Say whether one model is faster than another, by how much and how surely.",
     ),
+    "serve": (
+        "l0runtime.cli.serve",
+        "Answer the Open Inference Protocol over REST and gRPC.",
+    ),
     "doctor": (
         "l0runtime.cli.doctor",
         "Check versions, execution providers and conflicting installs; name each fix.",
