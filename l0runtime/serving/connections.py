@@ -78,12 +78,22 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._is_unused and now - self._opened > self.limits.idle_s:
             self.transport.close()  # opened, and nothing ever came
 
+    def _is_answered(self) -> bool:
+        """Whether an answer to the message that arrives now has been begun."""
+        if self._in_head:
+            return False
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn declares
+        return cycle is not None and cycle.response_started
+
     def _refuse(self, status: int, message: str) -> None:
-        """Answer at once, unless an answer is on its way already, and close."""
+        """Answer at once, unless this message has been answered already, and close.
+
+        A refused body (413) is one that has been: it is read and dropped, since closing on a client that still sends
+        would make its system throw the answer away.
+        """
         if self.transport.is_closing():
             return
-        cycle: Any = self.cycle  # None before the first request, whatever uvicorn declares
-        if cycle is None or not cycle.response_started or cycle.response_complete:
+        if not self._is_answered():
             content = orjson.dumps({"error": message})
             head = (
                 f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"

@@ -126,16 +126,19 @@ class RestApp:
     async def _rest_of(self, first: bytes, receive: Receive) -> bytes | None:
         """The whole body; None if the client went away."""
         chunks, size = [first], len(first)
-        while True:
+        more = True
+        while more:
+            if size > self._limit:
+                raise self._too_large()
             message = await receive()
             if message["type"] != "http.request":
                 return None
             chunks.append(message["body"])
             size += len(message["body"])
-            if size > self._limit:
-                raise self._too_large()
-            if not message.get("more_body"):
-                return b"".join(chunks)
+            more = message.get("more_body", False)
+        if size > self._limit:
+            raise self._too_large()
+        return b"".join(chunks)
 
     def _too_large(self) -> RequestError:
         return RequestError(413, f"the body is larger than this server's limit of {self._limit} bytes.")
@@ -166,7 +169,5 @@ async def _send_error(send: Send, failure: RequestError) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     if failure.status == 405:
         headers.append((b"allow", b"POST"))
-    if failure.status == 413:  # what follows is not read as another request
-        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": failure.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
