@@ -23,7 +23,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 def test_the_commands_are_these() -> None:
-    assert list(COMMANDS) == ["demo", "convert", "inspect", "run", "bench", "doctor"]
+    assert list(COMMANDS) == ["demo", "convert", "inspect", "run", "bench", "serve", "export", "doctor"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "l0runtime.cli.bench",
         "Say whether one model is faster than another, by how much and how surely.",
     ),
+    "serve": (
+        "l0runtime.cli.serve",
+        "Answer the Open Inference Protocol over REST and gRPC.",
+    ),
+    "export": (
+        "l0runtime.cli.export",
+        "Hand a model to Triton, or to Kubernetes through KServe.",
+    ),
     "doctor": (
         "l0runtime.cli.doctor",
         "Check versions, execution providers and conflicting installs; name each fix.",

@@ -1,0 +1,155 @@
+"""Does a real tritonserver serve what `l0runtime export triton` writes, with the same outputs, and in batches?
+
+The binary in the PyPI package `nvidia-pytriton` is started on an exported repository (python backend, since that
+binary has no other), 32 clients ask it, and its statistics tell the sizes of its batches.
+
+    python benchmarks/serving/triton_proof.py ENVIRONMENT --out benchmarks/serving/triton.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.exchanges import make_exchanges
+from benchmarks.serving.load_client import run_clients
+from benchmarks.serving.models import write_model
+from l0runtime.serving.triton import export_triton
+
+ADVICE = "make it with: python -m venv ENVIRONMENT && ENVIRONMENT/bin/pip install nvidia-pytriton 'numpy<2' onnxruntime"
+
+
+class TritonAbsentError(Exception):
+    """The environment holds no tritonserver that runs here."""
+
+
+def prove(environment: Path, folder: Path, *, clients: int = 32, seconds: float = 5.0) -> dict[str, Any]:
+    """Export, serve, ask, and read the statistics.
+
+    Args:
+        environment: a virtual environment with nvidia-pytriton and onnxruntime.
+        folder: for the repository and the server's log.
+    Returns:
+        counts of answers, and how many runs there were of each batch size.
+    Raises:
+        TritonAbsentError: no tritonserver there.
+    """
+    model = write_model(folder / "model.onnx")
+    written = export_triton(model, folder / "repository", backend="python", device="cpu", threads=1)
+    port = _free_port()
+    server = _start(environment, folder, port)
+    try:
+        _wait_until_ready(server, port, folder)
+        exchanges = make_exchanges(model, "binary", clients)
+        outcome = asyncio.run(run_clients("127.0.0.1", port, exchanges, seconds=seconds))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/model/stats", timeout=10) as answer:
+            statistics = json.load(answer)["model_stats"][0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2", timeout=10) as answer:
+            version = json.load(answer)["version"]
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    return {
+        "tritonserver": version,
+        "clients": clients,
+        "max_batch_size": written.max_batch,
+        "answered": outcome.answered,
+        "wrong": outcome.wrong,
+        "lost": outcome.lost,
+        "first_wrong": outcome.first_wrong,
+        "requests_counted": int(statistics["inference_count"]),
+        "runs_counted": int(statistics["execution_count"]),
+        "runs_by_batch_size": {
+            str(entry["batch_size"]): int(entry["compute_infer"]["count"]) for entry in statistics["batch_stats"]
+        },
+    }
+
+
+def _start(environment: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    packages = next(iter(environment.glob("lib/python3*/site-packages")), environment)
+    root = packages / "pytriton" / "tritonserver"
+    binary = root / "bin" / "tritonserver"
+    python = environment / "bin" / "python"
+    if not binary.is_file() or not python.is_file():
+        raise TritonAbsentError(f"{environment}: has no tritonserver; {ADVICE}")
+    # The stub that runs Python models lies elsewhere than the server looks for it, one for each version of Python.
+    backends = folder / "backends"
+    shutil.copytree(root / "backends" / "python", backends / "python")
+    version = packages.parent.name.removeprefix("python")
+    shutil.copy(root / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
+    ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    library = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
+    variables = dict(os.environ)
+    variables["LD_LIBRARY_PATH"] = f"{library}:{packages / 'nvidia_pytriton.libs'}"
+    variables["PATH"] = f"{environment / 'bin'}:{variables['PATH']}"
+    variables["PYTHONPATH"] = str(packages)
+    command = [
+        str(binary),
+        f"--model-repository={folder / 'repository'}",
+        f"--backend-directory={backends}",
+        "--http-address=127.0.0.1",
+        f"--http-port={port}",
+        "--allow-grpc=false",
+        "--allow-metrics=false",
+    ]
+    with (folder / "tritonserver.log").open("wb") as log:
+        return subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int, folder: Path, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            log = (folder / "tritonserver.log").read_text(errors="replace")
+            raise TritonAbsentError(f"tritonserver ended with {server.returncode}: {log[-1500:]}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise TritonAbsentError(f"tritonserver was not ready after {seconds:g} seconds.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("environment", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = prove(arguments.environment, Path(folder))
+        except TritonAbsentError as error:
+            print(error, file=sys.stderr)
+            return 1
+    result["python"] = sysconfig.get_python_version()
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    merged = any(int(size) > 1 and count for size, count in result["runs_by_batch_size"].items())
+    return 0 if result["answered"] and not result["wrong"] and not result["lost"] and merged else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""How is a client that stalls, never ends, or never reads kept from holding the server?
+
+uvicorn times only the pause between two requests. This protocol also notes when a message began and how large its
+head is, and a sweep over all connections, a few times a second, closes those past a limit: no timer for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from l0runtime.serving.options import Limits
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP connection with limits on time and size of what arrives.
+
+    Attributes:
+        limits: set on a subclass by `guarded_protocol`.
+    """
+
+    limits = Limits()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._opened = time.monotonic()
+        self._message_began: float | None = None  # None between messages
+        self._is_unused = True
+        self._in_head = False
+        self._head_bytes = 0
+        self._unsent, self._unsent_since = 0, 0.0
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.head_bytes:
+                self._refuse(431, f"the headers are larger than this server's limit of {self.limits.head_bytes} bytes.")
+
+    def on_message_begin(self) -> None:
+        self._message_began = time.monotonic()
+        self._is_unused = False
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._message_began = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is not HTTP/1.1 as the standard has it.")
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if its client has let a limit pass.
+
+        Args:
+            now: of `time.monotonic`.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent or not unsent:
+            self._unsent, self._unsent_since = unsent, now
+        elif now - self._unsent_since > self.limits.receive_s:
+            self.transport.abort()  # the client does not take its answer
+            return
+        if self.transport.is_closing():
+            return
+        if self._message_began is not None:
+            if now - self._message_began > self.limits.receive_s:
+                self._refuse(408, f"the request did not arrive whole within {self.limits.receive_s:g} seconds.")
+        elif self._is_unused and now - self._opened > self.limits.idle_s:
+            self.transport.close()  # opened, and nothing ever came
+
+    def _is_answered(self) -> bool:
+        """Whether an answer to the message that arrives now has been begun."""
+        if self._in_head:
+            return False
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn declares
+        return cycle is not None and cycle.response_started
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer at once, unless this message has been answered already, and close.
+
+        A refused body (413) is one that has been: it is read and dropped, since closing on a client that still sends
+        would make its system throw the answer away.
+        """
+        if self.transport.is_closing():
+            return
+        if not self._is_answered():
+            content = orjson.dumps({"error": message})
+            head = (
+                f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + content)
+        self.transport.close()
+
+
+_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+def guarded_protocol(limits: Limits) -> type[GuardedProtocol]:
+    """The protocol with its limits, as uvicorn wants it: a class."""
+    return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits})
+
+
+async def sweep_regularly(connections: set[Any], limits: Limits) -> None:
+    """Look at all connections until cancelled."""
+    every_s = min(0.5, limits.receive_s / 4, limits.idle_s / 4)
+    while True:
+        await asyncio.sleep(every_s)
+        now = time.monotonic()
+        for connection in list(connections):
+            connection.sweep(now)
