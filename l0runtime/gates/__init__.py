@@ -53,8 +53,8 @@ from l0runtime.gates.vgg import GatedVGG as GatedVGG
 from l0runtime.gates.wide_resnet import WideResNet as WideResNet
 
 __all__ = [
-    "ConditionalResNet",
     "AttachedGates",
+    "ConditionalResNet",
     "DigitsRun",
     "EpochRecord",
     "EvaluationRule",
