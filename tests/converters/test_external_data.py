@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.large_model.build import build
 from converters import convert
-from converters.onnx_file import SOURCE
+from converters.formats.onnx_file import SOURCE
 from converters.sources import Candidate, SourceOptions
 from l0runtime.errors import ModelFileError
 from l0runtime.onnx_files import stored_bytes
