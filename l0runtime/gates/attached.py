@@ -131,6 +131,10 @@ class AttachedGates(nn.Module):
     def __len__(self) -> int:
         return len(self.places)
 
+    def forward(self, x: Any) -> Any:
+        """The identity: an nn.Sequential calls all of its children, this one too."""
+        return x
+
     def gate(self, name: str) -> AttachedGate:
         """The gate of the place with this name."""
         for gate in self:
