@@ -3,8 +3,9 @@
 Gates           HardConcrete, EvaluationRule, evaluate_gates, closing_threshold, opening_threshold, Gate
 Any model       attach, detach, freeze, thaw, gates_in, GateSpec, AttachedGates, report, GateReport
 Layers          GatedLinear, GatedConv2d
-Objective       PaperPenalty, expected_l0, gated_layers, gates_of, kept_units
-Training        Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
+Objectives      TargetCost, PaperPenalty, CostModel, expected_l0, gated_layers, gates_of, kept_units
+Training        param_groups, GateWatch, GateWarning, GateProblem,
+                Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
 Checkpoints     save, load, is_checkpoint, register_architecture
 Networks        LeNet300, LeNet5, GatedVGG, WideResNet, ConditionalResNet
 Input-dependent gates are in l0runtime.gates.conditional
@@ -21,6 +22,7 @@ from l0runtime.gates.checkpoint import is_checkpoint as is_checkpoint
 from l0runtime.gates.checkpoint import load as load
 from l0runtime.gates.checkpoint import save as save
 from l0runtime.gates.conditional import ConditionalResNet as ConditionalResNet
+from l0runtime.gates.cost import CostModel as CostModel
 from l0runtime.gates.digits import DigitsRun as DigitsRun
 from l0runtime.gates.digits import load_digits as load_digits
 from l0runtime.gates.digits import train_digits as train_digits
@@ -37,6 +39,7 @@ from l0runtime.gates.layers import GatedConv2d as GatedConv2d
 from l0runtime.gates.layers import GatedLinear as GatedLinear
 from l0runtime.gates.lenet import LeNet5 as LeNet5
 from l0runtime.gates.lenet import LeNet300 as LeNet300
+from l0runtime.gates.parameters import param_groups as param_groups
 from l0runtime.gates.penalty import PaperPenalty as PaperPenalty
 from l0runtime.gates.penalty import expected_l0 as expected_l0
 from l0runtime.gates.penalty import gated_layers as gated_layers
@@ -44,23 +47,31 @@ from l0runtime.gates.penalty import gates_of as gates_of
 from l0runtime.gates.penalty import kept_units as kept_units
 from l0runtime.gates.progress import progress_bar as progress_bar
 from l0runtime.gates.registry import register_architecture as register_architecture
+from l0runtime.gates.targets import TargetCost as TargetCost
 from l0runtime.gates.training import EpochRecord as EpochRecord
 from l0runtime.gates.training import Trainer as Trainer
 from l0runtime.gates.training import TrainingOptions as TrainingOptions
 from l0runtime.gates.training import error_rate as error_rate
 from l0runtime.gates.training import write_records as write_records
 from l0runtime.gates.vgg import GatedVGG as GatedVGG
+from l0runtime.gates.watch import GateProblem as GateProblem
+from l0runtime.gates.watch import GateWarning as GateWarning
+from l0runtime.gates.watch import GateWatch as GateWatch
 from l0runtime.gates.wide_resnet import WideResNet as WideResNet
 
 __all__ = [
     "AttachedGates",
     "ConditionalResNet",
+    "CostModel",
     "DigitsRun",
     "EpochRecord",
     "EvaluationRule",
     "Gate",
+    "GateProblem",
     "GateReport",
     "GateSpec",
+    "GateWarning",
+    "GateWatch",
     "GatedConv2d",
     "GatedLinear",
     "GatedVGG",
@@ -68,6 +79,7 @@ __all__ = [
     "LeNet5",
     "LeNet300",
     "PaperPenalty",
+    "TargetCost",
     "Trainer",
     "TrainingOptions",
     "WideResNet",
@@ -86,6 +98,7 @@ __all__ = [
     "load",
     "load_digits",
     "opening_threshold",
+    "param_groups",
     "progress_bar",
     "register_architecture",
     "report",

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from l0runtime.errors import GateParameterError, UnsupportedModelError
 from l0runtime.gates.cost import CostModel
+from l0runtime.gates.evaluation import closing_threshold
 from l0runtime.gates.gate import Gate
 from l0runtime.gates.gate_spec import GateSpec
 from l0runtime.gates.places import Place, Point, module_of
@@ -130,6 +131,10 @@ class AttachedGates(nn.Module):
     def __len__(self) -> int:
         return len(self.places)
 
+    def forward(self, x: Any) -> Any:
+        """The identity: an nn.Sequential calls all of its children, this one too."""
+        return x
+
     def gate(self, name: str) -> AttachedGate:
         """The gate of the place with this name."""
         for gate in self:
@@ -154,15 +159,23 @@ class AttachedGates(nn.Module):
         if any(gate.is_frozen for gate in gates) or len({gate.constants for gate in gates}) != 1:
             return torch.stack([gate.probability_open().float().mean() for gate in gates])
         log_alpha = torch.cat([gate.log_alpha for gate in gates]).float()
-        sizes = torch.tensor([gate.size for gate in gates], device=log_alpha.device)
-        owner = torch.repeat_interleave(sizes, output_size=len(log_alpha))
-        sums = torch.zeros(len(gates), device=log_alpha.device)
-        return sums.index_add(0, owner, gates[0].constants.probability_open(log_alpha)) / sizes
+        return self._means(gates[0].constants.probability_open(log_alpha))
 
     @torch.no_grad()
     def kept_shares(self) -> Tensor:
         """Share of gates that the evaluation rule leaves open per gate vector, [number of places]."""
-        return torch.stack([(gate.values() != 0).float().mean() for gate in self])
+        gates = list(self)
+        rules = {(gate.constants, gate.rule) for gate in gates}
+        if any(gate.is_frozen for gate in gates) or len(rules) != 1 or gates[0].rule == "top-k":
+            return torch.stack([(gate.values() != 0).float().mean() for gate in gates])
+        log_alpha = torch.cat([gate.log_alpha for gate in gates])
+        return self._means((log_alpha > closing_threshold(gates[0].constants, gates[0].rule)).float())
+
+    def _means(self, values: Tensor) -> Tensor:
+        """Mean over each gate vector of values for all gates in a row, [number of gates] -> [number of places]."""
+        sizes = torch.tensor([place.size for place in self.places], device=values.device)
+        owner = torch.repeat_interleave(sizes, output_size=len(values))
+        return torch.zeros(len(sizes), device=values.device).index_add(0, owner, values) / sizes
 
     def extra_repr(self) -> str:
         return f"{len(self.places)} places, rule={self.spec.rule!r}, per_example={self.spec.per_example}"

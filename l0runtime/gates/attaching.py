@@ -179,4 +179,4 @@ def _named_place(key: str, name: str, layer: nn.Module, side: GateSide) -> Place
     else:
         points = [Point(f"{name}.weight" if name else "weight", 1, None, "in")]
         size, owned = weight.shape[1], math.prod(weight.shape)
-    return Place(key, "units", size, tuple(points), (name,), owned / size)
+    return Place(key, "units", size, tuple(points), (name,), owned / size, tuple(points))

@@ -6,6 +6,10 @@ the key "l0runtime", a JSON header:
     {"version": 1, "architecture": "lenet-5", "config": {...}}           a registered class, called with config
     {"version": 1, "architecture": "sequential", "layers": [{...}, ...]}   an nn.Sequential of the layers in layer_table
 
+Gates that `attach` put in stand in the header of the bare model, which then has version 2:
+
+    {"version": 2, ..., "gates": {"spec": {...}, "places": [...], "costs": {...}, "refused": {...}}}
+
 The header is checked against the tensors on torch's meta device before any memory is claimed for the model.
 """
 
@@ -19,13 +23,16 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from l0runtime.errors import GateParameterError, L0RuntimeError, ModelFileError, UnsupportedModelError
+from l0runtime.gates.attached import gates_in
+from l0runtime.gates.gate_header import attach_described, describe_gates
 from l0runtime.gates.layer_table import build_layers, describe_layers
 from l0runtime.gates.registry import architecture, architecture_name
 
 _METADATA_KEY = "l0runtime"
-_VERSION = 1
+_VERSION = 2
 _EXTRA_STATE = "_extra_state"
 
 
@@ -39,7 +46,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         UnsupportedModelError: the model cannot be described in a header, or holds NaN or Inf.
         ModelFileError: the file cannot be written.
     """
-    header = {"version": _VERSION, **_describe(model)}
+    gates = gates_in(model)
+    header = {"version": 1, **_describe(model)}
+    if gates is not None:
+        header |= {"version": 2, "gates": describe_gates(gates)}
     # cloned, because safetensors refuses tensors that share memory (tied weights)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     bad = _non_finite(tensors)
@@ -102,10 +112,12 @@ def _describe(model: nn.Module) -> dict[str, object]:
         except (TypeError, ValueError) as error:
             raise UnsupportedModelError(f"architecture {name!r}: its config is not JSON-able ({error}).") from error
         return {"architecture": name, "config": config}
-    if type(model) is nn.Sequential:
+    if type_before_parametrizations(model) is nn.Sequential:
+        assert isinstance(model, nn.Sequential)
         return {"architecture": "sequential", "layers": describe_layers(model)}
+    kind = type_before_parametrizations(model)
     raise UnsupportedModelError(
-        f"{type(model).__qualname__} is neither a registered architecture nor an nn.Sequential; "
+        f"{kind.__qualname__} is neither a registered architecture nor an nn.Sequential; "
         "register the class (register_architecture) and give it a config."
     )
 
@@ -142,6 +154,13 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
 
 
 def _build(header: dict[str, object]) -> nn.Module:
+    model = _build_bare(header)
+    if header["version"] == 2:
+        attach_described(model, header.get("gates"))
+    return model
+
+
+def _build_bare(header: dict[str, object]) -> nn.Module:
     name = header.get("architecture")
     if name == "sequential":
         return build_layers(header.get("layers"))

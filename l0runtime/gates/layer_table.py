@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from l0runtime.errors import ModelFileError, UnsupportedModelError
+from l0runtime.gates.attached import AttachedGates
 from l0runtime.gates.gate import Gate
 from l0runtime.gates.layers import GatedConv2d, GatedLinear
 
@@ -52,14 +54,18 @@ def describe_layers(sequence: nn.Sequential, where: str = "") -> list[dict[str, 
     entries: list[dict[str, object]] = []
     for name, layer in sequence.named_children():
         place = f"{where}{name}"
-        if type(layer) is nn.Sequential:
+        kind = type_before_parametrizations(layer)  # attached gates parametrise a layer, which makes a class of its own
+        if kind is AttachedGates:
+            continue
+        if kind is nn.Sequential:
+            assert isinstance(layer, nn.Sequential)
             entries.append({"kind": "Sequential", "name": name, "layers": describe_layers(layer, f"{place}.")})
-        elif type(layer) in LAYERS:
-            settings = {key: _setting_of(layer, key) for key in LAYERS[type(layer)]}
-            entries.append({"kind": type(layer).__name__, "name": name, "config": settings})
+        elif kind in LAYERS:
+            settings = {key: _setting_of(layer, key) for key in LAYERS[kind]}
+            entries.append({"kind": kind.__name__, "name": name, "config": settings})
         else:
             raise UnsupportedModelError(
-                f"layer {place} is a {type(layer).__qualname__}, which a checkpoint cannot describe; "
+                f"layer {place} is a {kind.__qualname__}, which a checkpoint cannot describe; "
                 f"known are Sequential, {', '.join(sorted(_BY_NAME))}. Write the model as a class with a config and "
                 "register it (register_architecture)."
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +37,60 @@ def kept_units(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (gate.kept_count(), gate.size) for name, gate in gates_of(model).items()}
 
 
+@dataclass(frozen=True)
+class _Group:
+    """One gate vector with what a closed gate of it removes: |g| parameters, and their squared norms, [n]."""
+
+    gate: Gate
+    size: float
+    squared_norms: Callable[[], Tensor]
+
+
+def _groups_of(model: nn.Module) -> dict[str, _Group]:
+    groups: dict[str, _Group] = {}
+    layers = gated_layers(model)
+    for name, gate in gates_of(model).items():
+        if isinstance(gate, AttachedGate):
+            norms = partial(_attached_norms, model, gate)
+            groups[name] = _Group(gate, gate.place.unit_parameters, norms)
+        elif name in layers:
+            groups[name] = _Group(gate, layers[name].group_size(), layers[name].group_squared_norms)
+        else:
+            raise UnsupportedModelError(
+                f"PaperPenalty: gate {name} stands alone, so its number of parameters is unknown; "
+                "use GatedLinear or GatedConv2d, or a penalty of your own."
+            )
+    return groups
+
+
+def _attached_norms(model: nn.Module, gate: AttachedGate) -> Tensor:
+    """Squared norms of the writing layers' parameters behind each attached gate, as trained (without the gates)."""
+    total = torch.zeros(gate.size, device=gate.log_alpha.device)
+    for point in gate.place.writers:
+        layer, _, name = point.tensor.rpartition(".")
+        module = model.get_submodule(layer)
+        chain = getattr(module, "parametrizations", {})
+        squares = (chain[name].original if name in chain else getattr(module, name)).square()
+        if point.axis is None:
+            total = total + squares.sum()
+            continue
+        rows = squares.movedim(point.axis, 0).flatten(1).sum(1) if squares.dim() > 1 else squares
+        if point.index is None:
+            total = total + rows
+        else:
+            index = torch.tensor(point.index, device=rows.device)
+            total = total.index_add(0, index[index >= 0], rows[index >= 0])
+    return total
+
+
 class PaperPenalty:
-    """The paper's penalty (1 / N) sum_g P(z_g != 0) (lambda |g| + wd / 2 ||w_g||^2), over all gated layers.
+    """The paper's penalty (1 / N) sum_g P(z_g != 0) (lambda |g| + wd / 2 ||w_g||^2), over all gate vectors.
+
+    |g| counts the parameters of the layers that write a unit (which is gated by attach), or those of the gated layer.
 
     Args:
-        model: a model with gated layers.
-        lambdas: strength per layer, in the order of `gated_layers`, or one value for all. These are the values of the
+        model: a model with gated layers or attached gates.
+        lambdas: strength per gate vector, in the order of `gates_of`, or one value for all. These are the values of the
             authors' code; the paper writes them divided by N ("lambda = 0.1 / N").
         examples: N, the number of training examples.
         weight_decay: wd above; the authors' code used 5e-4 (divided by N it is as good as none).
@@ -60,15 +110,9 @@ class PaperPenalty:
         weight_decay: float = 0.0,
         detach_weight_decay: bool = True,
     ) -> None:
-        layers = gated_layers(model)
+        layers = _groups_of(model)
         if not layers:
-            raise NoGateError("PaperPenalty: the model has no gated layer; use GatedLinear or GatedConv2d.")
-        lone = [name for name in gates_of(model) if name not in layers]
-        if lone:
-            raise UnsupportedModelError(
-                f"PaperPenalty: gate {lone[0]} stands alone, so its number of parameters is unknown; "
-                "use GatedLinear or GatedConv2d, or a penalty of your own."
-            )
+            raise NoGateError("PaperPenalty: the model has no gated layer; use attach, GatedLinear or GatedConv2d.")
         if len(lambdas) not in (1, len(layers)):
             raise OptionError(
                 f"PaperPenalty: {len(lambdas)} lambdas for {len(layers)} gated layers "
@@ -78,7 +122,7 @@ class PaperPenalty:
             raise OptionError(f"PaperPenalty: examples is {examples}; expected the number of training examples.")
         if min(lambdas) < 0 or weight_decay < 0:
             raise OptionError("PaperPenalty: lambdas and weight_decay must not be negative.")
-        self.layers = list(layers.values())
+        self.groups = list(layers.values())
         self.lambdas = list(lambdas) if len(lambdas) > 1 else [lambdas[0]] * len(layers)
         self.examples = examples
         self.weight_decay = weight_decay
@@ -86,18 +130,20 @@ class PaperPenalty:
 
     def __call__(self) -> Tensor:
         """The penalty as a scalar tensor, to be added to the mean loss of a batch."""
-        total = torch.zeros((), device=self.layers[0].weight.device)
-        for layer, strength in zip(self.layers, self.lambdas, strict=True):
-            open_ = layer.gate.probability_open()
-            total = total + open_.sum() * (strength * layer.group_size())
+        total = torch.zeros((), device=self.groups[0].gate.log_alpha.device)
+        for group, strength in zip(self.groups, self.lambdas, strict=True):
+            open_ = group.gate.probability_open()
+            total = total + open_.sum() * (strength * group.size)
             if self.weight_decay:
                 factor = open_.detach() if self.detach_weight_decay else open_
-                total = total + (factor * layer.group_squared_norms()).sum() * (self.weight_decay / 2)
+                total = total + (factor * group.squared_norms()).sum() * (self.weight_decay / 2)
         return total / self.examples
 
 
 @torch.no_grad()
 def expected_l0(model: nn.Module) -> float:
-    """Expected number of parameters that are not gated to zero, sum of P(z != 0) |g| over the gates of gated layers."""
+    """Expected number of parameters that are not gated to zero, sum of P(z != 0) |g|; lone gates are left out."""
     layers = gated_layers(model).values()
-    return sum(float(layer.gate.probability_open().sum()) * layer.group_size() for layer in layers)
+    total = sum(float(layer.gate.probability_open().sum()) * layer.group_size() for layer in layers)
+    attached = (gate for gate in gates_of(model).values() if isinstance(gate, AttachedGate))
+    return total + sum(float(gate.probability_open().sum()) * gate.place.unit_parameters for gate in attached)

@@ -68,6 +68,7 @@ class Place:
         points: the parameters that it scales.
         layers: names of all layers that write or read its units.
         unit_parameters: parameters of the writing layers per unit, |g| of the paper's penalty.
+        writers: these parameters, with the axis that the units lie on.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Place:
     points: tuple[Point, ...]
     layers: tuple[str, ...]
     unit_parameters: float
+    writers: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,18 +159,23 @@ class _Finder:
         lacking = [tensor for tensor, _ in chosen if tensor not in self.parameters]
         if lacking or not chosen:
             return f"the buffer {lacking[0]} is added to it" if lacking else "nothing reads it"
-        points = []
-        for tensor, axis in chosen:
-            try:
-                index = positions(self.couplings.tensors[tensor][axis], space)
-            except ValueError as error:
-                return f"{tensor}: {error}"
-            whole = index.size == space.size and bool((index == np.arange(space.size)).all())
-            role: PointRole = "in" if (tensor, axis) in readers and chosen is readers else "out"
-            points.append(Point(tensor, axis, None if whole else tuple(index.tolist()), role))
+        role: PointRole = "in" if chosen is readers else "out"
+        try:
+            points = tuple(self._point(tensor, axis, space, role) for tensor, axis in chosen)
+            rows = tuple(self._point(tensor, axis, space, "out") for tensor, axis in _rows(writers))
+        except ValueError as error:
+            return str(error)
         layers = dict.fromkeys(module_of(tensor) for tensor, _ in carriers)
         owned = sum(self._numel(w.weight) + self._numel(w.bias) for w in writers)
-        return Place(name, kind, space.size, tuple(points), tuple(layers), owned / space.size)  # type: ignore[arg-type]
+        return Place(name, kind, space.size, points, tuple(layers), owned / space.size, rows)  # type: ignore[arg-type]
+
+    def _point(self, tensor: str, axis: int, space: Space, role: PointRole) -> Point:
+        try:
+            index = positions(self.couplings.tensors[tensor][axis], space)
+        except ValueError as error:
+            raise ValueError(f"{tensor}: {error}") from error
+        whole = index.size == space.size and bool((index == np.arange(space.size)).all())
+        return Point(tensor, axis, None if whole else tuple(index.tolist()), role)
 
     def _numel(self, tensor: str | None) -> int:
         return self.parameters.get(tensor, 0) if tensor is not None else 0
@@ -228,7 +235,8 @@ class _Finder:
         owned = [tensor for key, tensor in self.trace.tensors.items() if key in inside]
         layers = tuple(dict.fromkeys(module_of(tensor) for tensor in owned))
         points = tuple(Point(tensor, None, None, "out") for tensor in tensors)
-        place = Place(name, "blocks", 1, points, layers, float(sum(self._numel(tensor) for tensor in owned)))
+        whole = tuple(Point(tensor, None, None, "out") for tensor in owned if tensor in self.parameters)
+        place = Place(name, "blocks", 1, points, layers, float(sum(self._numel(t) for t in owned)), whole)
         for member in members:
             self.inside.setdefault(member, []).append(len(self.found))
         self.found.append((place, None))
@@ -274,6 +282,12 @@ class _Finder:
                 parameters.extend(_terms(self.parameters[name], tuple(axes), gate_of, blocks))
         count = len(places)
         return Found(places, self.refused, CostModel(macs, count), CostModel(parameters, count))
+
+
+def _rows(writers: list[Contraction]) -> list[tuple[str, int]]:
+    """Weights and biases of the writing layers, each with the axis of its outputs."""
+    rows = [(w.weight, w.out_axis) for w in writers if w.weight is not None]
+    return rows + [(w.bias, 0) for w in writers if w.bias is not None]
 
 
 def _terms(base: float, axes: Iterable[Axis], gate_of: dict[Space, int], blocks: list[int]) -> list[Term]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from l0runtime.errors import OptionError, UnsupportedModelError
 
@@ -49,4 +50,4 @@ def architecture(name: str) -> type[nn.Module]:
 
 def architecture_name(model: nn.Module) -> str | None:
     """The name under which the model's own class is registered, None when it is not."""
-    return next((name for name, cls in _ARCHITECTURES.items() if type(model) is cls), None)
+    return next((name for name, cls in _ARCHITECTURES.items() if type_before_parametrizations(model) is cls), None)

@@ -21,8 +21,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from l0runtime.errors import ModelFileError, OptionError
+from l0runtime.gates.gate_report import GateReport, report
+from l0runtime.gates.parameters import param_groups
 from l0runtime.gates.penalty import expected_l0, gates_of, kept_units
 from l0runtime.gates.progress import Progress
+from l0runtime.gates.targets import TargetCost
+from l0runtime.gates.watch import GateWatch
 
 _SNAPSHOT_VERSION = 1
 _SNAPSHOT_KEYS = ("options", "epoch", "model", "average", "optimizer", "random", "records")
@@ -39,6 +43,11 @@ class TrainingOptions:
         gate_learning_rate: step size of log_alpha, None for the same as the weights'.
         optimizer: "adam", or "sgd" with Nesterov momentum 0.9.
         average_decay: decay of the parameters' moving average per step; 0 keeps no average.
+        weight_decay: of the optimizer, on the weights alone, never on gates.
+        settle: share of the epochs, at the end, in which the gates are fixed at the target of a TargetCost and only
+            the weights are fine-tuned; without meaning for other objectives.
+        precision: "bfloat16" runs the forward pass under torch.autocast; parameters and gates stay float32.
+        compile: pass the model through torch.compile.
         seed: seeds torch's global generator, which draws the order of the examples and the gates' noise.
     """
 
@@ -48,6 +57,10 @@ class TrainingOptions:
     gate_learning_rate: float | None = None
     optimizer: Literal["adam", "sgd"] = "adam"
     average_decay: float = 0.999
+    weight_decay: float = 0.0
+    settle: float = 0.2
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     seed: int = 0
 
 
@@ -63,6 +76,8 @@ class EpochRecord:
         expected_l0: expected number of gated parameters that are not zero, of the evaluated model.
         kept: units that the evaluation rule keeps, layer by layer, "20-25-45-462", of the evaluated model.
         test_error: fraction of wrongly classified test examples, None when not evaluated after this epoch.
+        expected_cost, kept_cost: multiply-accumulates as a fraction of the ungated network's, under the training
+            distribution and by the evaluation rule; None where no trace of the model tells.
     """
 
     epoch: int
@@ -72,6 +87,8 @@ class EpochRecord:
     expected_l0: float
     kept: str
     test_error: float | None
+    expected_cost: float | None = None
+    kept_cost: float | None = None
 
 
 class Trainer:
@@ -80,7 +97,8 @@ class Trainer:
     Args:
         model: the network; it is trained in place.
         inputs, labels: training data, float [N, ...] and int64 [N].
-        penalty: called without arguments once a step, gives a scalar to be added to the mean cross entropy.
+        penalty: called without arguments once a step, gives a scalar to be added to the mean cross entropy. A
+            TargetCost is also settled, see TrainingOptions, and kept in snapshots.
         options: see TrainingOptions.
     Raises:
         OptionError: inputs and labels of different length, or an option outside its range.
@@ -108,11 +126,9 @@ class Trainer:
         self.gates = list(gates_of(model).values())
         self.optimizer = _build_optimizer(model, options)
         self.average: AveragedModel | None = None
-        if options.average_decay > 0:
-            self.average = AveragedModel(
-                model,
-                multi_avg_fn=get_ema_multi_avg_fn(options.average_decay),  # type: ignore[no-untyped-call]
-            )
+        self._restart_average()
+        self.watch = GateWatch(model, options.epochs * -(-len(inputs) // options.batch_size))
+        self.compiled: Callable[[Tensor], Tensor] = torch.compile(model) if options.compile else model
         self.epoch = 0
         self.records: list[EpochRecord] = []
         self.steps_per_epoch = -(-len(inputs) // options.batch_size)
@@ -123,14 +139,31 @@ class Trainer:
         """The network whose figures count: the moving average, or the model itself without one."""
         return self.model if self.average is None else self.average.module
 
+    def _restart_average(self) -> None:
+        if self.options.average_decay > 0:
+            self.average = AveragedModel(
+                self.model,
+                multi_avg_fn=get_ema_multi_avg_fn(self.options.average_decay),  # type: ignore[no-untyped-call]
+            )
+
+    def _settle(self) -> None:
+        """Fix the gates at the target when its epoch has come; the average begins anew, as the network is another."""
+        first = self.options.epochs - round(self.options.settle * self.options.epochs)
+        if isinstance(self.penalty, TargetCost) and self.options.settle > 0 and self.epoch == first:
+            self.penalty.settle()
+            self._restart_average()
+
     def run_epoch(self, progress: Progress | None = None) -> EpochRecord:
         """Train for one pass over the data and return its record (without a test error)."""
         begin = time.perf_counter()
+        self._settle()
         self.model.train()
         loss_sum = torch.zeros((), device=self.labels.device)
         penalty_sum = torch.zeros_like(loss_sum)
         for step, (x, y) in enumerate(self._batches()):
-            loss = F.cross_entropy(self.model(x), y)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+                logits = self.compiled(x)
+            loss = F.cross_entropy(logits.float(), y)
             penalty = self.penalty()
             self.optimizer.zero_grad(set_to_none=True)
             (loss + penalty).backward()  # type: ignore[no-untyped-call]
@@ -145,6 +178,8 @@ class Trainer:
                 done = self.epoch * self.steps_per_epoch + step + 1
                 progress(done, self.options.epochs * self.steps_per_epoch, f"epoch {self.epoch + 1}")
         self.epoch += 1
+        self.watch.warn(self.epoch * self.steps_per_epoch)
+        costs = self._costs()
         record = EpochRecord(
             epoch=self.epoch,
             seconds=time.perf_counter() - begin,
@@ -153,9 +188,14 @@ class Trainer:
             expected_l0=expected_l0(self.evaluated_model),
             kept="-".join(str(kept) for kept, _ in kept_units(self.evaluated_model).values()),
             test_error=None,
+            expected_cost=costs.expected_cost.get("macs") if costs is not None else None,
+            kept_cost=costs.kept_cost.get("macs") if costs is not None else None,
         )
         self.records.append(record)
         return record
+
+    def _costs(self) -> GateReport | None:
+        return report(self.evaluated_model) if self.gates else None
 
     def run(self, progress: Progress | None = None, after_epoch: Callable[[EpochRecord], None] | None = None) -> None:
         """Train until `options.epochs` are done; `after_epoch` may evaluate, log and save."""
@@ -186,6 +226,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "penalty": self.penalty.state_dict() if isinstance(self.penalty, TargetCost) else None,
+            "watch": self.watch.start,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "records": [asdict(record) for record in self.records],
@@ -221,7 +263,7 @@ class Trainer:
             more = f"{', '.join(lacking[:5])} and more" if len(lacking) > 5 else ", ".join(lacking)
             raise ModelFileError(f"{path}: not a training snapshot; it lacks {more}.")
         for field in fields(TrainingOptions):
-            found, expected = state["options"].get(field.name), getattr(self.options, field.name)
+            found, expected = state["options"].get(field.name, field.default), getattr(self.options, field.name)
             if found != expected and field.name != "epochs":
                 raise OptionError(f"{path}: the run had {field.name}={found}, now it is {expected}; keep it to resume.")
         try:
@@ -229,8 +271,11 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            if isinstance(self.penalty, TargetCost):
+                self.penalty.load_state_dict(state.get("penalty") or {})
+        except (RuntimeError, ValueError, KeyError) as error:
             raise ModelFileError(f"{path}: the snapshot is of another network: {error}") from error
+        self.watch.start = state.get("watch", self.watch.start)
         self.epoch = state["epoch"]
         self.records = [EpochRecord(**record) for record in state["records"]]
         torch.set_rng_state(state["random"])
@@ -265,10 +310,7 @@ def write_records(records: list[EpochRecord], path: str | os.PathLike[str]) -> N
 
 
 def _build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    gates = [parameter for name, parameter in model.named_parameters() if name.endswith("log_alpha")]
-    weights = [parameter for name, parameter in model.named_parameters() if not name.endswith("log_alpha")]
-    gate_rate = options.learning_rate if options.gate_learning_rate is None else options.gate_learning_rate
-    groups = [{"params": weights, "lr": options.learning_rate}, {"params": gates, "lr": gate_rate}]
+    groups = param_groups(model, options.learning_rate, options.gate_learning_rate, options.weight_decay)
     if options.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
     if options.optimizer == "sgd":

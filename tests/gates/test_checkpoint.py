@@ -16,13 +16,19 @@ from l0runtime.gates import (
     GatedConv2d,
     GatedLinear,
     GatedVGG,
+    GateSpec,
     LeNet5,
     LeNet300,
+    TargetCost,
     WideResNet,
+    attach,
+    freeze,
     gated_layers,
+    gates_in,
     is_checkpoint,
     load,
     register_architecture,
+    report,
     save,
 )
 
@@ -170,8 +176,8 @@ def test_safetensors_from_elsewhere_are_refused(saved: Path) -> None:
 
 
 def test_a_newer_format_is_refused(saved: Path) -> None:
-    rewrite(saved, header={"version": 2, "architecture": "lenet-300-100", "config": {}})
-    assert refusal(saved) == "written in format 2, this version reads up to 1; upgrade l0runtime."
+    rewrite(saved, header={"version": 3, "architecture": "lenet-300-100", "config": {}})
+    assert refusal(saved) == "written in format 3, this version reads up to 2; upgrade l0runtime."
 
 
 @pytest.mark.parametrize(
@@ -321,3 +327,92 @@ def test_an_old_file_survives_a_failed_write(saved: Path, monkeypatch: pytest.Mo
         save(LeNet300(inputs=6, hidden=(5, 4), classes=3), saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+# --- attached gates -------------------------------------------------------------------------------------------------
+
+
+@register_architecture("test-residual")
+class Residual(nn.Module):
+    """A residual branch of fully connected layers, for attached gates of three kinds."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.config = {"width": width}
+        self.stem, self.up, self.down = nn.Linear(4, width), nn.Linear(width, 8), nn.Linear(8, width)
+        self.scale = nn.Parameter(torch.ones(width))  # a parameter of the root, so that attaching changes its class
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x) + self.scale
+        logits: Tensor = self.head(x + self.down(torch.relu(self.up(x))))
+        return logits
+
+
+def attached(make: type[nn.Module] = Residual) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = make() if make is Residual else nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    x = torch.randn(5, 4)
+    for gate in attach(model, "auto", x, options=GateSpec(rule="median")):
+        with torch.no_grad():
+            gate.log_alpha.normal_(0, 2)
+    return model.eval(), x
+
+
+@pytest.mark.parametrize("make", [Residual, nn.Sequential])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_attached_gates_come_back_with_the_model_and_need_no_trace(make, is_frozen, tmp_path: Path) -> None:
+    model, x = attached(make)
+    if is_frozen:
+        freeze(model)
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert torch.equal(again(x), model(x))
+    assert report(again) == report(model)
+    before, after = gates_in(model), gates_in(again)
+    assert before is not None
+    assert after is not None
+    assert after.spec == before.spec
+    assert after.places == before.places
+    if not is_frozen:
+        expected = TargetCost(model, 0.5, 10).expected()
+        assert TargetCost(again, 0.5, 10).expected() == expected
+        again.train()
+        again(x).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda gates: gates.pop("spec"), "'spec'"),
+        (lambda gates: gates["places"][0].update(kind="rows"), "kind 'rows' is unknown"),
+        (lambda gates: gates["places"][0].update(size=7), "axis 1 of down.weight has length 8, not 7"),
+        (lambda gates: gates["places"][0]["points"][0].update(axis=2), "down.weight has no axis 2"),
+        (lambda gates: gates["places"][0]["points"][0].update(role="by"), "role 'by' is unknown"),
+        (lambda gates: gates["places"][0]["points"][0].update(tensor="no.weight"), "Residual has no attribute `no`"),
+        (lambda gates: gates["costs"]["macs"].append([1.0, [9]]), "a cost names a gate vector beyond the 3 there are"),
+        (
+            lambda gates: gates["spec"].update(rule="best"),
+            "evaluation rule is 'best'; expected one of paper, median, top-k.",
+        ),
+    ],
+)
+def test_a_damaged_description_of_gates_is_refused(change, reason: str, tmp_path: Path) -> None:
+    model, _ = attached()
+    path = tmp_path / "m.safetensors"
+    save(model, path)
+    with safetensors.safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["l0runtime"])
+    change(header["gates"])
+    rewrite(path, header=header)
+    assert refusal(path) == f"the description of its gates is malformed ({reason})."
+
+
+def test_a_model_with_attached_gates_of_an_unknown_class_is_named_by_its_own_class(tmp_path: Path) -> None:
+    class Unknown(Residual):
+        pass
+
+    model = Unknown()
+    attach(model, "auto", torch.randn(5, 4))
+    with pytest.raises(UnsupportedModelError, match="Unknown is neither a registered architecture"):
+        save(model, tmp_path / "m.safetensors")

@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from gates.attachable import resnet, transformer
 from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
 from l0runtime.gates import (
     Gate,
     GatedConv2d,
     GatedLinear,
+    GateSpec,
     PaperPenalty,
+    attach,
     expected_l0,
     gated_layers,
     gates_of,
@@ -119,4 +122,41 @@ def test_a_gate_that_stands_alone_is_counted_but_not_penalised_silently(model: n
 def test_a_model_without_gates_is_refused() -> None:
     with pytest.raises(NoGateError) as caught:
         PaperPenalty(nn.Linear(2, 2), [1.0], 10)
-    assert str(caught.value) == "PaperPenalty: the model has no gated layer; use GatedLinear or GatedConv2d."
+    assert str(caught.value) == ("PaperPenalty: the model has no gated layer; use attach, GatedLinear or GatedConv2d.")
+
+
+def test_attached_gates_are_penalised_by_the_parameters_of_the_layers_that_write_them() -> None:
+    """The small network's inner channels: conv1 of each block, 6 x 9 parameters a filter, without a bias."""
+    model, inputs = resnet()
+    gates = attach(model, GateSpec(kinds=("units",)), inputs)
+    with torch.no_grad():
+        for gate in gates:
+            gate.log_alpha.normal_(0, 1, generator=torch.Generator().manual_seed(2))
+    penalty = PaperPenalty(model, [0.1, 0.3], 50, weight_decay=0.01, detach_weight_decay=False)
+    expected = torch.zeros(())
+    for strength, block in ((0.1, "block1"), (0.3, "block2")):
+        open_ = torch.sigmoid(gates.gate(f"{block}.conv1").log_alpha + 2 / 3 * math.log(11))
+        norms = model.get_parameter(f"{block}.conv1.weight").square().sum((1, 2, 3))
+        expected = expected + (open_ * (strength * 54 + 0.005 * norms)).sum()
+    assert torch.allclose(penalty(), expected / 50)
+
+
+def test_the_l2_term_closes_attached_gates_only_with_the_paper_s_behaviour() -> None:
+    for detached in (True, False):
+        model, inputs = transformer()
+        gates = attach(model, GateSpec(kinds=("units", "heads", "blocks")), inputs)
+        penalty = PaperPenalty(model, [0.0], 50, weight_decay=1.0, detach_weight_decay=detached)
+        penalty().backward()
+        pulled = [gate.log_alpha.grad is not None and bool((gate.log_alpha.grad > 0).all()) for gate in gates]
+        assert pulled == [not detached] * len(gates)
+
+
+def test_heads_count_the_rows_of_query_key_and_value() -> None:
+    model, inputs = transformer()
+    (heads,) = attach(model, GateSpec(kinds=("heads",)), inputs)
+    assert heads.place.unit_parameters == 3 * 4 * (8 + 1)  # rows of 8 weights and a bias, 4 each for q, k and v
+    weight = model.get_parameter("attention.in_proj_weight").detach()
+    bias = model.get_parameter("attention.in_proj_bias").detach()
+    by_hand = weight.view(3, 2, 4, 8).square().sum((0, 2, 3)) + bias.view(3, 2, 4).square().sum((0, 2))
+    penalty = PaperPenalty(model, [0.0], 1, weight_decay=2.0)
+    assert torch.allclose(penalty(), (heads.probability_open() * by_hand).sum())

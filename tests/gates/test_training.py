@@ -23,6 +23,9 @@ from l0runtime.gates import (
     write_records,
 )
 
+# a run of a few steps leaves its gates undecided, and says so
+pytestmark = pytest.mark.filterwarnings("ignore::l0runtime.gates.GateWarning")
+
 OPTIONS = TrainingOptions(epochs=4, batch_size=16, average_decay=0.9, seed=3)
 
 
@@ -180,14 +183,17 @@ def test_a_snapshot_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_records_are_written_as_csv(tmp_path: Path) -> None:
-    records = [EpochRecord(1, 0.5, 2.0, 0.25, 10.0, "3-2", None), EpochRecord(2, 0.5, 1.0, 0.125, 9.5, "3-1", 0.125)]
+    records = [
+        EpochRecord(1, 0.5, 2.0, 0.25, 10.0, "3-2", None),
+        EpochRecord(2, 0.5, 1.0, 0.125, 9.5, "3-1", 0.125, 0.5, 0.25),
+    ]
     write_records(records, tmp_path / "r.csv")
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["epoch", "seconds", "loss", "penalty", "expected_l0", "kept", "test_error"],
-        ["1", "0.5", "2.0", "0.25", "10.0", "3-2", ""],
-        ["2", "0.5", "1.0", "0.125", "9.5", "3-1", "0.125"],
+        ["epoch", "seconds", "loss", "penalty", "expected_l0", "kept", "test_error", "expected_cost", "kept_cost"],
+        ["1", "0.5", "2.0", "0.25", "10.0", "3-2", "", "", ""],
+        ["2", "0.5", "1.0", "0.125", "9.5", "3-1", "0.125", "0.5", "0.25"],
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
 

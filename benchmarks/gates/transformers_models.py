@@ -1,0 +1,189 @@
+"""Do a ViT and a Hugging Face BERT with gated heads, neurons and blocks convert exactly, and run faster?
+
+    python -m benchmarks.gates.transformers_models --result benchmarks/gates/transformers.json
+
+ViT: timm's VisionTransformer from a small config on scikit-learn's digits (1437 training images of 8 x 8 pixels).
+BERT: transformers' BertForSequenceClassification from a small config on real English text that scikit-learn ships: the
+descriptions of its data sets and its docstrings, cut into pieces of 48 characters; the class is which of four documents
+a piece is from. Both train for some minutes from scratch with a target of half the multiply-accumulates; the gates may
+close heads, neurons and whole blocks. Needs timm and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import benchmarks.zoo.torchvision_operators  # noqa: F401  # before timm, which imports torchvision
+import l0runtime
+from benchmarks.gates.small_resnet import versions
+from benchmarks.zoo.judge import _session, paired_latency
+from converters import convert
+from l0runtime.gates import (
+    GateSpec,
+    TargetCost,
+    Trainer,
+    TrainingOptions,
+    attach,
+    error_rate,
+    gates_in,
+    load_digits,
+    report,
+)
+from l0runtime.measurement import count_cost
+
+_TARGET = 0.5
+_PIECE = 48
+_SYMBOLS = " abcdefghijklmnopqrstuvwxyz0123456789.,:;()[]-_=+*/'\"`<>|#%&"
+
+
+class Logits(nn.Module):
+    """A Hugging Face classifier as a function from token numbers to logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=tokens).logits
+        return logits
+
+
+def vit() -> nn.Module:
+    """Patches of 2 x 2 pixels, so 16 tokens; 4 blocks, width 96, 6 heads."""
+    import timm
+
+    return timm.models.VisionTransformer(
+        img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=96, depth=4, num_heads=6, mlp_ratio=4
+    )
+
+
+def bert() -> nn.Module:
+    """4 layers, width 96, 6 heads, characters as tokens."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=len(_SYMBOLS) + 1,
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        intermediate_size=384,
+        max_position_embeddings=_PIECE,
+        num_labels=4,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return Logits(BertForSequenceClassification(config))
+
+
+def load_text() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pieces of four documents: descriptions of data sets, and docstrings of three packages of scikit-learn.
+
+    Every fifth piece is for the test; pieces do not overlap. Tokens are int64 [N, 48].
+    """
+    import importlib
+    import inspect
+    import pkgutil
+
+    import sklearn
+    from sklearn import datasets
+
+    folder = Path(datasets.__file__).parent / "descr"
+    documents = ["\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.rst")))]
+    for package in ("linear_model", "cluster", "metrics"):
+        module = importlib.import_module(f"sklearn.{package}")
+        names = [info.name for info in pkgutil.iter_modules(module.__path__) if "test" not in info.name]
+        texts = [inspect.getdoc(getattr(module, name)) or "" for name in sorted(module.__all__)]
+        assert names, sklearn.__version__
+        documents.append("\n".join(texts))
+    shortest = min(len(clean(text)) for text in documents) // _PIECE
+    number = {symbol: position + 1 for position, symbol in enumerate(_SYMBOLS)}
+    train: list[tuple[list[int], int]] = []
+    test: list[tuple[list[int], int]] = []
+    for label, text in enumerate(documents):
+        text = clean(text)
+        for piece in range(min(shortest, 900)):
+            tokens = [number.get(symbol, 0) for symbol in text[piece * _PIECE : (piece + 1) * _PIECE]]
+            (test if piece % 5 == 0 else train).append((tokens, label))
+    tensors = [torch.tensor([item[part] for item in rows]) for rows in (train, test) for part in (0, 1)]
+    return tensors[0], tensors[1], tensors[2], tensors[3]
+
+
+def clean(text: str) -> str:
+    """Lower case, with runs of white space as one space."""
+    return " ".join(text.lower().split())
+
+
+def train(make: Any, data: tuple[Tensor, ...], epochs: int, gated: bool) -> Trainer:
+    inputs, labels, _, _ = data
+    torch.manual_seed(0)
+    model = make()
+    options = TrainingOptions(
+        epochs=epochs, batch_size=64, learning_rate=1e-3, gate_learning_rate=0.05, average_decay=0.98
+    )
+    penalty: Any = lambda: torch.zeros(())  # noqa: E731
+    if gated:
+        attach(model, GateSpec(kinds=("heads", "units", "blocks")), (inputs[:2],))
+        penalty = TargetCost(model, _TARGET, epochs * -(-len(labels) // options.batch_size))
+    trainer = Trainer(model, inputs, labels, penalty, options)
+    trainer.run()
+    return trainer
+
+
+def run(name: str, make: Any, data: tuple[Tensor, ...], epochs: int) -> dict[str, Any]:
+    inputs, _, test_inputs, test_labels = data
+    begin = time.perf_counter()
+    dense = train(make, data, epochs, gated=False).evaluated_model
+    gated = train(make, data, epochs, gated=True).evaluated_model.eval()
+    result: dict[str, Any] = {"name": name, "train": len(inputs), "test": len(test_labels), "epochs": epochs}
+    result["seconds"] = round(time.perf_counter() - begin, 1)
+    result["error_percent_without_gates"] = round(100 * error_rate(dense, test_inputs, test_labels), 2)
+    gates = gates_in(gated)
+    assert gates is not None
+    result["kept"] = {line.name: f"{line.kept}/{line.units}" for line in report(gated).lines}
+    with tempfile.TemporaryDirectory() as folder:
+        # sizes are fixed, so that every multiply-accumulate can be counted
+        compact, before = Path(folder) / "compact.onnx", Path(folder) / "gated.onnx"
+        done = convert(gated, compact, example_inputs=(inputs[:1],), gated_output=before, dynamic_shapes={})
+        a, b = count_cost(before), count_cost(compact)
+        session = l0runtime.load(str(compact), device="cpu")
+        logits = np.concatenate([np.asarray(session(x[None].numpy())).reshape(1, -1) for x in test_inputs])
+        latency = paired_latency(_session(str(before)), _session(str(compact)), (inputs[:1],))
+    assert not a.uncounted
+    assert not b.uncounted
+    result["macs_percent"] = round(100 * b.macs / a.macs, 2)
+    result["macs_percent_by_gates"] = round(100 * float(gates.costs["macs"].fraction(gates.kept_shares())), 2)
+    result["error_percent_compact"] = round(100 * float((logits.argmax(1) != test_labels.numpy()).mean()), 2)
+    result["difference"] = done.verification.largest
+    result["difference_limit"] = done.verification.limit
+    result |= latency
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, nargs=2, default=[30, 14], help="of the ViT and of the BERT")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    runs = [
+        run("vit on digits", vit, load_digits(), arguments.epochs[0]),
+        run("bert on scikit-learn's texts", bert, load_text(), arguments.epochs[1]),
+    ]
+    document = {"target": _TARGET, "versions": versions(), "runs": runs}
+    arguments.result.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
