@@ -321,3 +321,17 @@ def test_an_old_file_survives_a_failed_write(saved: Path, monkeypatch: pytest.Mo
         save(LeNet300(inputs=6, hidden=(5, 4), classes=3), saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_an_input_shape_is_kept_in_the_header_and_must_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(LeNet300(inputs=12, hidden=(6, 4), classes=3), path, input_shape=(3, 4))
+    with safetensors.safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["l0runtime"])["input_shape"] == [3, 4]
+    assert isinstance(load(path), LeNet300)
+    for shape in ((), (0, 3), (2.0,)):
+        with pytest.raises(UnsupportedModelError) as caught:
+            save(LeNet300(), path, input_shape=shape)
+        assert str(caught.value) == (
+            f"input_shape is {shape}; expected whole numbers of at least 1, without the batch."
+        )
