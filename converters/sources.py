@@ -191,7 +191,7 @@ class Candidate:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return frozenset(archive.namelist())
-        except zipfile.BadZipFile:
+        except Exception:  # a damaged archive fails in many ways inside zipfile; its reader says what is wrong
             return frozenset()
 
 

@@ -42,10 +42,7 @@ def read_torch_file(path: Path) -> Any:
         # torch's own advice, to load the file all the same, comes before its reason
         text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
         reason = text.splitlines()[0][:200] if text else type(error).__name__
-        raise ModelFileError(
-            f"{path}: cannot be read as a torch checkpoint ({reason.rstrip('.')}). "
-            "The file is truncated, damaged or of another format; write or download it again."
-        ) from error
+        raise _damaged(path, reason) from error
 
 
 def tensors_of(content: object, path: Path) -> dict[str, Tensor]:
@@ -62,28 +59,53 @@ def tensors_of(content: object, path: Path) -> dict[str, Tensor]:
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ModelFileError(f"{path}: {name!r} is {type(tensor).__name__}; expected tensors by name.")
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise ModelFileError(f"{path}: {name} is a sparse or quantised tensor; expected a plain one.")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ModelFileError(
-                f"{path}: {name} claims {tensor.numel()} elements, its storage holds fewer. The file is damaged."
-            )
+        check_plain(tensor, name, path)
         tensors[name] = tensor
     return tensors
 
 
+def check_plain(tensor: Tensor, name: str, path: Path) -> None:
+    """A dense tensor of real numbers that holds its elements.
+
+    Raises:
+        ModelFileError: something else.
+    """
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise ModelFileError(f"{path}: {name} is a sparse, quantised or complex tensor; expected a plain one.")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ModelFileError(
+            f"{path}: {name} claims {tensor.numel()} elements, its storage holds fewer. The file is damaged."
+        )
+
+
 def _check_archive(path: Path) -> None:
-    """torch.save stores without compression, so a compressed archive, or one larger inside than outside, is no such."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+    """torch.save stores without compression, so a compressed archive, or one larger inside than outside, is no such.
+
+    Where torch would take the file for an archive, it must be one that can be checked.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except Exception as error:  # a damaged archive fails in many ways inside zipfile
+        raise _damaged(path, str(error)[:200]) from error
     compressed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
     if compressed or sum(member.file_size for member in members) > path.stat().st_size:
         raise ModelFileError(
             f"{path}: a compressed zip archive ({(compressed or ['all'])[0]}); torch.save writes uncompressed ones. "
             "Save the checkpoint again with torch.save."
         )
+
+
+def _damaged(path: Path, reason: str) -> ModelFileError:
+    return ModelFileError(
+        f"{path}: cannot be read as a torch checkpoint ({reason.rstrip('.')}). "
+        "The file is truncated, damaged or of another format; write or download it again."
+    )
 
 
 def _harmless_types() -> list[Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.live_module import from_module
 from converters.sources import Candidate, GatedModel, SourceOptions
+from converters.torch_files import check_plain
 from l0runtime.errors import ModelFileError, OptionError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ def _choose_parameters(
             f"{path}: avg_params does not match the {len(names)} parameters of state_dict in number and shape. "
             "The file is damaged; parameters=last reads the parameters of the last step."
         )
-    correction = 1 - float(decay) ** float(steps)
+    for name, average in zip(names, averages, strict=True):
+        check_plain(average, f"the average of {name}", path)
+    is_known = all(isinstance(number, int | float) for number in (decay, steps))
+    correction = 1 - float(decay) ** float(steps) if is_known and 0 < decay < 1 and steps > 0 else 0.0
     if not 0 < correction <= 1:
         raise ModelFileError(f"{path}: beta_ema is {decay} and steps_ema {steps}; expected 0 < beta < 1 and steps > 0.")
     averaged = {name: (a.double() / correction).to(a.dtype) for name, a in zip(names, averages, strict=True)}

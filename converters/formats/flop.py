@@ -93,11 +93,12 @@ def _fold_embedding(
     """Multiply the gates of one cluster of an adaptive embedding or softmax into its table."""
     for kind in _ADAPTIVE_WEIGHTS:
         table = f"{layer}{kind}.{index}.weight"
-        if table in state:
+        if table in state and state[table].dim() == 2:
             check_length(z, state[table].shape[-1], name, "embedding dimension", file.path)
             state[table] = scale(state[table], z, 1)
             return group_of(f"{layer}{kind}.{index}", z, "top-k")
     raise ModelFileError(
-        f"{file.path}: {name} has neither {layer}emb_layers.{index} nor {layer}out_layers.{index} beside it. "
+        f"{file.path}: {name} has no matrix {layer}emb_layers.{index}.weight or {layer}out_layers.{index}.weight "
+        "beside it. "
         "The file is damaged."
     )

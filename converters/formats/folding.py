@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from converters.sources import Candidate, GateGroup, SourceOptions
+from converters.torch_files import check_plain
 from l0runtime.errors import GateParameterError, ModelFileError, OptionError
 
 if TYPE_CHECKING:
@@ -35,21 +36,22 @@ def apply_mask(parameter: Tensor, mask: Tensor, name: str, path: Path) -> Tensor
     Raises:
         ModelFileError: another shape, or a value that is not finite.
     """
+    check_finite(mask, f"the mask of {name}", path)
     if mask.shape != parameter.shape:
         raise ModelFileError(
             f"{path}: the mask of {name} has shape {list(mask.shape)}, {name} itself {list(parameter.shape)}. "
             "The file is damaged, or the mask belongs to another model."
         )
-    check_finite(mask, f"the mask of {name}", path)
     return (parameter.double() * mask.double()).to(parameter.dtype)
 
 
 def check_finite(tensor: Tensor, what: str, path: Path) -> None:
-    """Refuse NaN and infinity among masks and gates, where they would decide what is removed.
+    """Refuse NaN and infinity among masks and gates, where they would decide what is removed; and odd tensors.
 
     Raises:
         ModelFileError: see above.
     """
+    check_plain(tensor, what, path)
     if tensor.is_floating_point() and not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).sum())
         raise ModelFileError(

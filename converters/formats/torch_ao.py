@@ -89,7 +89,7 @@ def _is_prepared(content: object) -> bool:
 
 
 def _is_state(content: object) -> bool:
-    return find_state(content) is content
+    return content is not None and find_state(content) is content
 
 
 def _fold(state: dict[str, Tensor], sparsifier: Mapping[str, Any], path: Path) -> list[GateGroup]:

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command()
+class _ListsFormats(click.Command):
+    """Says at the end of its help which formats there are, those of installed packages included."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from converters.sources import available_sources
+
+        with formatter.section("Formats (recognised by content)"):
+            formatter.write_dl([(source.name, source.description) for source in available_sources().values()])
+
+
+@click.command(cls=_ListsFormats)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
 @click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="Builds the architecture for bare parameters.")
@@ -76,7 +86,8 @@ def command(
 ) -> None:
     """Turn a gated checkpoint or ONNX file into a compact, verified ONNX file.
 
-    SOURCE is a checkpoint of l0runtime.gates, an ONNX file, or any other format that `l0runtime inspect` knows.
+    SOURCE is a file, or a folder where a format is one; a file of parameters alone needs --model, a factory that is
+    called without arguments and returns the network as it was before pruning.
 
     Kernels work on blocks of channels, so that 63 can be slower than 64. --align pads with the model's own dead
     channels, which is exact: N to the next multiple of N, auto to the widths that measure fastest on the device that

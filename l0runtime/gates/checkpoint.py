@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -36,12 +37,14 @@ _VERSION = 2
 _EXTRA_STATE = "_extra_state"
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(model: nn.Module, path: str | os.PathLike[str], *, input_shape: Sequence[int] | None = None) -> None:
     """Write a model of a registered architecture, or an nn.Sequential of known layers; atomically.
 
     Args:
         model: its parameters and buffers must be finite.
         path: the file to write, usually *.safetensors; replaced if it exists.
+        input_shape: sizes of one example without the batch, e.g. (3, 20, 20), kept in the header under "input_shape"
+            so that a conversion need not be told.
     Raises:
         UnsupportedModelError: the model cannot be described in a header, or holds NaN or Inf.
         ModelFileError: the file cannot be written.
@@ -58,12 +61,23 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(header)})
+        safetensors.torch.save_file(tensors, temporary, metadata={_METADATA_KEY: _written(header, input_shape)})
         temporary.replace(target)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{target}: cannot be written ({error}).") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _written(header: dict[str, object], input_shape: Sequence[int] | None) -> str:
+    """The header as JSON, with the shape of an example where one is given."""
+    if input_shape is None:
+        return json.dumps(header)
+    if not input_shape or any(type(size) is not int or size < 1 for size in input_shape):
+        raise UnsupportedModelError(
+            f"input_shape is {tuple(input_shape)}; expected whole numbers of at least 1, without the batch."
+        )
+    return json.dumps({**header, "input_shape": list(input_shape)})
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:

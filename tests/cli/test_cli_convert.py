@@ -11,6 +11,7 @@ import onnx.parser
 import pytest
 from click.testing import CliRunner
 
+from converters.sources import available_sources
 from l0runtime.cli import main
 
 # y = relu(z * (x W1)) W2 with z = (1, 0, 0.5)
@@ -102,3 +103,12 @@ def test_a_missing_output_is_a_usage_error() -> None:
     code, out, err = run("gated.onnx")
     assert (code, out) == (2, "")
     assert err.endswith("Error: Missing option '-o' / '--output'.\n")
+
+
+def test_help_lists_every_format_with_what_it_reads() -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    section = out.partition("Formats (recognised by content):\n")[2]
+    listed = [line.split()[0] for line in section.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert listed == list(available_sources())
+    assert "  cofi                  folder of CoFiPruning: a Hugging Face BERT and zs.pt\n" in section

@@ -99,7 +99,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
         ([1, 2], "found list, expected a state dict of tensors by name."),
         ({"a": 3}, "'a' is int; expected tensors by name."),
         ({3: torch.ones(1)}, "3 is Tensor; expected tensors by name."),
-        ({"a": torch.ones(3).to_sparse()}, "a is a sparse or quantised tensor; expected a plain one."),
+        ({"a": torch.ones(3).to_sparse()}, "a is a sparse, quantised or complex tensor; expected a plain one."),
         (
             {"a": torch.ones(1).expand(10**9)},
             "a claims 1000000000 elements, its storage holds fewer. The file is damaged.",

@@ -416,3 +416,15 @@ def test_a_model_with_attached_gates_of_an_unknown_class_is_named_by_its_own_cla
     attach(model, "auto", torch.randn(5, 4))
     with pytest.raises(UnsupportedModelError, match="Unknown is neither a registered architecture"):
         save(model, tmp_path / "m.safetensors")
+def test_an_input_shape_is_kept_in_the_header_and_must_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(LeNet300(inputs=12, hidden=(6, 4), classes=3), path, input_shape=(3, 4))
+    with safetensors.safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["l0runtime"])["input_shape"] == [3, 4]
+    assert isinstance(load(path), LeNet300)
+    for shape in ((), (0, 3), (2.0,)):
+        with pytest.raises(UnsupportedModelError) as caught:
+            save(LeNet300(), path, input_shape=shape)
+        assert str(caught.value) == (
+            f"input_shape is {shape}; expected whole numbers of at least 1, without the batch."
+        )
