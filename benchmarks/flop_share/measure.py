@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.native_width.measure import check_same_function, feed_of, inverse
-from benchmarks.native_width.networks import NETWORKS
+from benchmarks.native_width.measure import DEFAULT, check_same_function, feed_of, inverse
 from benchmarks.native_width.prepare import prepare
 from l0runtime.machine import describe_machine, load_average
 from l0runtime.measurement import compare_speed, count_cost
@@ -63,7 +62,7 @@ def measure(name: str, batch: int, open_share: float, folder: Path, seconds: flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default=",".join(DEFAULT))
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--open", type=float, default=0.5, help="share of the channels that stay")
     parser.add_argument("--folder", type=Path, help="keep the ONNX files here (several GB)")

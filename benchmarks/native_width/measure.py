@@ -24,6 +24,7 @@ from l0runtime.measurement import Speed, compare_speed, count_cost
 from l0runtime.session import load
 
 BAR = 1.02
+DEFAULT = ("LeNet-5", "WRN-16-8", "ResNet-50", "MobileNetV3", "ViT-B", "BERT-base")
 # float32, sums of up to 3072 terms through 12 to 50 layers, relative to the output's scale
 SAME_FUNCTION = 1e-3
 
@@ -81,7 +82,7 @@ def measure(name: str, open_share: float, folder: Path, seconds: float) -> dict[
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default=",".join(DEFAULT))
     parser.add_argument("--open", type=float, default=0.5, help="share of the channels that stay")
     parser.add_argument("--folder", type=Path, help="keep the ONNX files here (several GB)")
     parser.add_argument("--seconds", type=float, default=6.0, help="about how long to time each network")

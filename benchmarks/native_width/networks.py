@@ -256,9 +256,21 @@ def _tokens(batch: int) -> tuple[Tensor, ...]:
     return (torch.randint(0, 30522, (batch, 128)),)
 
 
+def _lenet300() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
+
+
+def _lenet300_units(model: nn.Module) -> list[Unit]:
+    return [Unit(("1",), (), ("3",)), Unit(("3",), (), ("5",))]
+
+
 NETWORKS: dict[str, Network] = {
+    "LeNet-300-100": Network(_lenet300, _images(1, 28, 28), _lenet300_units),
     "LeNet-5": Network(_lenet, _images(1, 28, 28), _lenet_units),
     "WRN-16-8": Network(_wide_resnet, _images(3, 32, 32), _wide_resnet_units),
+    "WRN-28-10": Network(lambda: _wide_resnet(28, 10), _images(3, 32, 32), _wide_resnet_units),
     "ResNet-50": Network(_resnet50, _images(3, 224, 224), _resnet50_units),
     "MobileNetV3": Network(_mobilenet, _images(3, 224, 224), _mobilenet_units),
     "ViT-B": Network(_vit, _images(3, 224, 224), _transformer_units),

@@ -88,6 +88,9 @@ class Session:
         self._plain_cpu = (
             self.device.memory == "cpu" and self._batching is None and self._graphs is None and not self._needs_values
         )
+        # the shortest way for most calls; None where every call takes the long one
+        self._fits = self._checker.make_quick_check() if self._plain_cpu and metrics is None else None
+        self._input_names = [spec.name for spec in self.inputs]
         self._async_threads = async_threads
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
@@ -114,6 +117,14 @@ class Session:
         Raises:
             InputError: a wrong name, dtype or shape; or onnxruntime refused the values (an index out of range).
         """
+        if outputs is None and self._fits is not None and self._fits(inputs):
+            try:
+                results = self._fast.run(self._names, inputs, None)
+                if len(results) == 1:
+                    return {self._names[0]: results[0]}
+                return dict(zip(self._names, results, strict=True))
+            except Exception as error:
+                raise self._translate(error) from error
         names = self._names if outputs is None else self._check_outputs(outputs)
         run = self._run if self._metrics is None else self._counted_run
         return dict(zip(names, run(inputs, names), strict=True))
@@ -126,6 +137,16 @@ class Session:
         Raises:
             InputError: as `run`; also more positional inputs than the model has, or one given twice.
         """
+        if self._fits is not None and not kwargs and len(args) == len(self._input_names):
+            quick = (
+                {self._input_names[0]: args[0]} if len(args) == 1 else dict(zip(self._input_names, args, strict=True))
+            )
+            if self._fits(quick):
+                try:
+                    results = self._fast.run(self._names, quick, None)
+                except Exception as error:
+                    raise self._translate(error) from error
+                return results[0] if len(results) == 1 else tuple(results)
         if len(args) > len(self.inputs):
             raise InputError(f"{len(args)} positional inputs given; the model takes {len(self.inputs)}.")
         feed = {spec.name: value for spec, value in zip(self.inputs, args, strict=False)}
@@ -224,8 +245,6 @@ class Session:
             self._metrics.count(self._source, inputs, time.perf_counter() - started, failure)
 
     def _run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
-        if self._plain_cpu and self._checker.fits_as_it_is(inputs):
-            return self._run_arrays(inputs, names)  # type: ignore[arg-type]
         self._checker.check_names(inputs)
         if self.device.memory != "cpu" and any(is_on_gpu(value) for value in inputs.values()):
             if self._batching is not None or self._graphs is not None:

@@ -7,7 +7,7 @@ check that a dynamic dimension has one size across inputs, and names neither the
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,31 +99,52 @@ class InputChecker:
             for spec in specs
         }
 
-        self._plain = [
-            (spec.name, spec.numpy_dtype, len(spec.shape), self._fixed[spec.name])
-            for spec in specs
-            if not self._symbols[spec.name]
-        ]
-        self._all_plain = len(self._plain) == len(specs)
+        # (name, dtype, its shape with None where any size will do); None if a symbol ties two dimensions together
+        self._plain: list[tuple[str, np.dtype[Any], tuple[int | None, ...]]] | None = None
+        if not any(self._symbols.values()):
+            self._plain = [
+                (spec.name, spec.numpy_dtype, tuple(dim if isinstance(dim, int) else None for dim in spec.shape))
+                for spec in specs
+            ]
 
-    def fits_as_it_is(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether a feed is NumPy arrays that plainly fit, so that nothing need be converted or looked at again.
+    def make_quick_check(self) -> Callable[[Any], bool]:
+        """A function that says whether a feed is a dict of NumPy arrays that plainly fit, so that nothing more need be
+        looked at.
 
         The quick way through for most calls; False means only that the other checks have to decide.
         """
-        if not self._all_plain or len(inputs) != len(self._plain) or type(inputs) is not dict:
-            return False
-        for name, dtype, rank, fixed in self._plain:
-            value = inputs.get(name)
-            if type(value) is not np.ndarray or value.dtype != dtype:
-                return False
-            shape = value.shape
-            if len(shape) != rank:
-                return False
-            for axis, size in fixed:
-                if shape[axis] != size:
+        plain = self._plain
+        if plain is None:
+            return lambda inputs: False
+        if len(plain) == 1 and plain[0][2][:1] == (None,) and None not in plain[0][2][1:]:
+            ((name, dtype, (_, *rest)),) = plain
+            tail, array = tuple(rest), np.ndarray
+
+            def one_fits(inputs: Any) -> bool:  # one input of which only the batch is dynamic: nearly every model
+                if type(inputs) is not dict or len(inputs) != 1 or name not in inputs:
                     return False
-        return True
+                value = inputs[name]
+                # an array has one dtype object for every plain type, so identity is enough for the quick way
+                return type(value) is array and value.dtype is dtype and value.ndim > 0 and value.shape[1:] == tail
+
+            return one_fits
+
+        def all_fit(inputs: Any) -> bool:
+            if type(inputs) is not dict or len(inputs) != len(plain):
+                return False
+            for name, dtype, sizes in plain:
+                value = inputs.get(name)
+                if type(value) is not np.ndarray or value.dtype != dtype:
+                    return False
+                shape = value.shape
+                if len(shape) != len(sizes):
+                    return False
+                for size, wanted in zip(shape, sizes, strict=True):
+                    if wanted is not None and size != wanted:
+                        return False
+            return True
+
+        return all_fit
 
     def check_names(self, names: Mapping[str, object]) -> None:
         """Refuse a feed with a missing or an unknown name.

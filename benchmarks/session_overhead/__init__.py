@@ -1,0 +1,1 @@
+"""What a Session costs beside a raw onnxruntime session."""
