@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,22 +13,24 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     schemathesis: Any = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
+Start = Callable[..., RunningServer]
 STATUSES = {200, 400, 404, 405, 408, 413, 415, 422, 429, 503, 504}
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["positive", "negative"])
-def test_requests_made_from_the_page_get_the_answers_it_promises(shared: RunningServer, mode: str) -> None:
+def test_requests_made_from_the_page_get_the_answers_it_promises(start: Start, mode: str) -> None:
     from hypothesis import HealthCheck, given, settings
 
-    schema = schemathesis.openapi.from_url(f"{shared.server.rest_address}/openapi.json")
+    server = start({"scale": "g (float[1] x) => (float[1] y) { y = Neg (x) }", "two": "two"})
+    schema = schemathesis.openapi.from_url(f"{server.server.rest_address}/openapi.json")
     generation = schemathesis.GenerationMode.POSITIVE if mode == "positive" else schemathesis.GenerationMode.NEGATIVE
     seen: dict[tuple[str, int], int] = {}
     for result in schema.get_all_operations():
         operation = result.ok()
 
         @given(case=operation.as_strategy(generation_mode=generation))
-        @settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         def ask(case: Any) -> None:
             response = case.call()
             seen[case.path, response.status_code] = seen.get((case.path, response.status_code), 0) + 1
@@ -46,5 +49,5 @@ def test_requests_made_from_the_page_get_the_answers_it_promises(shared: Running
         except Exception as error:
             if "Unsatisfiable" not in type(error).__name__:
                 raise
-    assert seen["/v2/health/live", 200] or mode == "negative"
-    assert any(path.endswith("/infer") and status == 400 for path, status in seen)
+    statuses = {status for path, status in seen if path.endswith("/infer")}
+    assert statuses >= ({200} if mode == "positive" else {400})
