@@ -220,7 +220,8 @@ def _typed(name: str, tensor: Any, dtype: np.dtype[Any], shape: list[int], count
     if len(values) != count:
         raise malformed(f"input '{name}': contents have {len(values)} values, shape {shape} has {count}.")
     try:
-        return reshaped(name, np.array(values, dtype), shape)
+        # a list, since NumPy would wrap the integers of protobuf's own container around without a word
+        return reshaped(name, np.array(list(values), dtype), shape)
     except OverflowError as error:
         raise malformed(f"input '{name}': contents hold a value beyond the range of {dtype.name}.") from error
 

@@ -22,6 +22,7 @@ from l0runtime.serving.request import Signature
 from l0runtime.session import Session, load
 from l0runtime.session.arrays import Array
 from l0runtime.session.batches import Feed, RowGuard
+from l0runtime.session.specs import TensorSpec
 
 # sizes tried for dynamic dimensions other than the batch: one of them mostly suits
 _DYNAMIC_SIZES = (8, 16, 32, 64, 1, 224)
@@ -131,11 +132,20 @@ def _sample(path: Path, session: Session) -> Feed | None:
 
 
 def _check_outputs(path: Path, session: Session, results: dict[str, Array]) -> None:
+    """Clients are told the declared tensors, so that these must be the real ones."""
     for spec in session.outputs:
         found = results[spec.name]
-        fits = isinstance(found, np.ndarray) and len(found.shape) == len(spec.shape)
-        if not fits or found.dtype != spec.numpy_dtype:
-            raise UnsupportedModelError(f"{path}: output '{spec.name}' came out otherwise than declared ({spec}).")
+        if not isinstance(found, np.ndarray) or found.dtype != spec.numpy_dtype or not _fits(found.shape, spec):
+            shown = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+            raise UnsupportedModelError(
+                f"{path}: output '{spec.name}' came out as {shown}, the file declares {spec}. Export the model again."
+            )
+
+
+def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    return len(shape) == len(spec.shape) and all(
+        size == dim for size, dim in zip(shape, spec.shape, strict=True) if isinstance(dim, int)
+    )
 
 
 def _why_not_merged(session: Session, samples: Feed) -> str | None:

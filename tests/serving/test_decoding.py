@@ -125,8 +125,7 @@ def test_a_half_precision_tensor_is_taken_from_its_bytes() -> None:
         ),
         (
             {"inputs": [raw("x", "FP32", [1, 2], 8)]},
-            "input 'x': binary_data_size is 8, 0 bytes of binary data are left. "
-            "Is Inference-Header-Content-Length set?",
+            "binary_data_size is 8, 0 bytes of binary data are left. Is Inference-Header-Content-Length set?",
         ),
         ({"inputs": [raw("x", "FP32", [1, 2], 7)]}, "binary_data_size is 7; shape [1, 2] of FP32 takes 8 bytes."),
         (
