@@ -34,6 +34,7 @@ _OPTIONS = (
     "allow_cpu_nodes",
     "async_threads",
     "buckets",
+    "count_blocks",
     "device",
     "inter_op_threads",
     "max_batch",
@@ -58,6 +59,7 @@ def load(
     async_threads: int = 1,
     max_batch: int | None = None,
     buckets: Sequence[int] = (),
+    count_blocks: bool = False,
     profile_prefix: str | Path | None = None,
     provider_options: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
@@ -80,6 +82,7 @@ def load(
         max_batch: larger batches are run in pieces of this size.
         buckets: ascending batch sizes; each piece is padded with zero rows up to the next one, and the result cut
             back. Both need a model that treats rows independently, which is checked on the first batch.
+        count_blocks: count which blocks of a conditional model run; see `l0runtime.conditional.CountingSession`.
         profile_prefix: write onnxruntime's profile to files that begin so; None for no profile.
         provider_options: further options of the execution provider, by onnxruntime's names.
         settings: further session settings, by onnxruntime's names (`session.…`).
@@ -104,6 +107,17 @@ def load(
         options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"} | options
     providers = provider_list(where, options)
     source = "model" if isinstance(path, bytes) else str(check_model_path(path))
+    counted = None
+    if count_blocks:
+        if max_batch is not None or buckets:
+            raise OptionError("count_blocks counts the samples of each run: leave out max_batch and buckets.")
+        from l0runtime.conditional.counting import CountingSession, with_decisions
+
+        if not isinstance(path, bytes):
+            settings = {"session.model_external_initializers_file_folder_path": str(Path(path).parent)} | {
+                **(settings or {})
+            }
+        path, counted = with_decisions(path)
 
     import onnxruntime
 
@@ -129,7 +143,8 @@ def load(
     raw = _create(model, made, providers, where, source, allow_cpu_nodes=allow_cpu_nodes)
     nodes = assigned_nodes(raw)
     check_assignment(where, nodes, allow_cpu_nodes=allow_cpu_nodes)
-    return Session(raw, where, source, nodes, async_threads=async_threads, max_batch=max_batch, buckets=buckets)
+    session = Session(raw, where, source, nodes, async_threads=async_threads, max_batch=max_batch, buckets=buckets)
+    return session if counted is None else CountingSession(session, counted)
 
 
 def _create(
