@@ -41,7 +41,11 @@ def convert_blocks(folder: Path, *, width: int = 64, blocks: int = 8, hidden: in
     example = (torch.randn(2, 3, size, size),)
     batch = ({0: torch.export.Dim("batch")},)
     convert(
-        net, folder / "conditional.onnx", example_inputs=example, dynamic_shapes=batch, gated_output=folder / "gated.onnx"
+        net,
+        folder / "conditional.onnx",
+        example_inputs=example,
+        dynamic_shapes=batch,
+        gated_output=folder / "gated.onnx",
     )
     _write_masked(folder)
 
