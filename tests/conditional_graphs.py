@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.reference
@@ -9,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from small_graphs import graph
 
+from converters.conditional.describe import describe
 from converters.conditional.outline import Outlined, outline
 
 RNG = np.random.default_rng(5)
@@ -66,6 +69,33 @@ def choose(rows: int, share: float) -> np.ndarray:
     """Gate values [rows, 1, 1, 1]: 1 for that share of the samples, scattered, else -1."""
     runs = np.random.default_rng(rows).permutation(rows) < round(share * rows)
     return np.where(runs, 1, -1).astype(np.float32).reshape(rows, 1, 1, 1)
+
+
+def conditional_file(path: Path, masked: onnx.ModelProto) -> onnx.ModelProto:
+    """Write the conditional form of a model with its description; returns it."""
+    source = path.with_name(f"masked_{path.name}")
+    onnx.save(masked, str(source))
+    proto, blocks = outlined(masked)
+    shapes = {
+        value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
+        for value in masked.graph.input
+    }
+    for key, value in describe(source, blocks, shapes).metadata().items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, str(path))
+    return proto
+
+
+NESTED = f"""
+    {CONVOLUTIONS}  inner0 = Conv<pads=[1,1,1,1]>(f, w3)  q = ReduceMean<keepdims=1>(f, all)  step = Greater(q, zero)
+    gi = Cast<to=1>(step)  mi = Mul(inner0, gi)  outer = Add(f, mi)
+"""
+
+
+def nested(batch: str | int = "N") -> onnx.ModelProto:
+    """A block within a block; the inner one runs where the mean of what it reads is positive."""
+    tail = "m = Mul(outer, g)  y = Add(x, m)"
+    return residual(batch, block=NESTED, tail=tail, w3=normal(4, 4, 3, 3), all=np.array([1, 2, 3]))
 
 
 def branches(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -25,6 +25,9 @@ from l0runtime.errors import OptionError
 @click.option("--seed", default=0, show_default=True, help="Of inputs and run order.")
 @click.option("--profile", is_flag=True, help="Also compare node by node and say what limits the gain.")
 @click.option("--footprint/--no-footprint", default=True, help="Measure cold start and peak memory.")
+@click.option(
+    "--rates", metavar="0,25,50,...", help="Cost of a conditional model against the rate at which blocks run."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with raw samples and run order.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write one row per batch size and model.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Write a .png, .svg or .pdf.")
@@ -42,6 +45,7 @@ def command(
     seed: int,
     profile: bool,
     footprint: bool,
+    rates: str | None,
     as_json: bool,
     csv_path: Path | None,
     plot_path: Path | None,
@@ -58,6 +62,13 @@ def command(
         "dims": {name: _size(text, value) for text, name, value in _pairs("--dim", dims)},
         "bounds": {name: _size(text, value) for text, name, value in _pairs("--bound", bounds)},
     }
+    if rates is not None:
+        from l0runtime.cli.rates import print_rates
+
+        given = {name: arguments[name] for name in ("shapes", "dims")}
+        batches = arguments["batch"]
+        print_rates(compact, against, rates, batches, device, threads, seconds, seed, as_json, given)  # type: ignore[arg-type]
+        return
     from l0runtime.measurement import bench
     from l0runtime.measurement.rendering import plot_report, print_report
 

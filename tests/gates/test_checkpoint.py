@@ -416,6 +416,8 @@ def test_a_model_with_attached_gates_of_an_unknown_class_is_named_by_its_own_cla
     attach(model, "auto", torch.randn(5, 4))
     with pytest.raises(UnsupportedModelError, match="Unknown is neither a registered architecture"):
         save(model, tmp_path / "m.safetensors")
+
+
 def test_an_input_shape_is_kept_in_the_header_and_must_be_one(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save(LeNet300(inputs=12, hidden=(6, 4), classes=3), path, input_shape=(3, 4))

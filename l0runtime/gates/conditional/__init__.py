@@ -1,7 +1,7 @@
 """Gates that look at the input and let blocks run for some samples only. Needs torch.
 
 Gate            ConditionalGate
-Blocks          Conditional, EarlyExit
+Blocks          Conditional, EarlyExit, ConfidenceExit
 Objective       ConditionalPenalty, shape_distance, conditional_gates
 Accounting      execution_rates, ExecutionRates, block_macs, total_macs
 Network         ConditionalResNet
@@ -12,6 +12,7 @@ from l0runtime.gates.conditional.accounting import block_macs as block_macs
 from l0runtime.gates.conditional.accounting import execution_rates as execution_rates
 from l0runtime.gates.conditional.accounting import total_macs as total_macs
 from l0runtime.gates.conditional.blocks import Conditional as Conditional
+from l0runtime.gates.conditional.blocks import ConfidenceExit as ConfidenceExit
 from l0runtime.gates.conditional.blocks import EarlyExit as EarlyExit
 from l0runtime.gates.conditional.gate import ConditionalGate as ConditionalGate
 from l0runtime.gates.conditional.objective import ConditionalPenalty as ConditionalPenalty
@@ -24,6 +25,7 @@ __all__ = [
     "ConditionalGate",
     "ConditionalPenalty",
     "ConditionalResNet",
+    "ConfidenceExit",
     "EarlyExit",
     "ExecutionRates",
     "block_macs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from l0runtime.errors import GateParameterError
 from l0runtime.gates.conditional.gate import ConditionalGate
 
 
@@ -66,6 +67,40 @@ class EarlyExit(nn.Module):
         if self.training:
             return z * late + (1 - z) * early
         chosen: Tensor = torch.where(z > 0, late, early)
+        return chosen
+
+
+class ConfidenceExit(nn.Module):
+    """y = max softmax(head(x)) < threshold ? rest(x) : head(x): samples that the head is sure of take the short way.
+
+    There is no gate to train: train head and rest together, on the sum of their losses (`both`), and choose the
+    threshold on data that was not trained on. While training, forward gives the logits of `rest`.
+
+    Args:
+        head: a cheap classifier on the features x, giving logits [batch, classes].
+        rest: the remaining network, with logits of the same shape.
+        threshold: probability of the likeliest class from which on the head decides, in (0, 1].
+    """
+
+    threshold: Tensor
+
+    def __init__(self, head: nn.Module, rest: nn.Module, threshold: float = 0.9) -> None:
+        super().__init__()
+        if not 0 < threshold <= 1:
+            raise GateParameterError(f"ConfidenceExit: threshold is {threshold}; expected a number above 0, up to 1.")
+        self.head, self.rest = head, rest
+        self.register_buffer("threshold", torch.tensor(threshold))  # part of the checkpoint
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the head and of the rest, for their two losses."""
+        return self.head(x), self.rest(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        early, late = self.both(x)
+        if self.training:
+            return late
+        is_unsure = torch.softmax(early, 1).amax(1, keepdim=True) < self.threshold
+        chosen: Tensor = torch.where(is_unsure, late, early)
         return chosen
 
 

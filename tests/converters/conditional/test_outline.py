@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conditional_graphs import CONVOLUTIONS, branches, choose, evaluate, inferred, normal, outlined, residual, run
+from conditional_graphs import branches, choose, evaluate, inferred, nested, normal, outlined, residual, run
 from small_graphs import graph
 
 from converters.compaction import compact
@@ -194,17 +194,9 @@ def test_attention_runs_for_some_sequences() -> None:
         np.testing.assert_allclose(run(conditional, **feed)[0], run(masked, **feed)[0], rtol=1e-5, atol=1e-5)
 
 
-NESTED = f"""
-    {CONVOLUTIONS}  inner0 = Conv<pads=[1,1,1,1]>(f, w3)  q = ReduceMean<keepdims=1>(f, all)  step = Greater(q, zero)
-    gi = Cast<to=1>(step)  mi = Mul(inner0, gi)  outer = Add(f, mi)
-"""
-
-
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_blocks_within_blocks_become_branches_within_branches(batch: str | int) -> None:
-    masked = residual(
-        batch, block=NESTED, tail="m = Mul(outer, g)  y = Add(x, m)", w3=normal(4, 4, 3, 3), all=np.array([1, 2, 3])
-    )
+    masked = nested(batch)
     conditional, (outer, inner) = outlined(masked)
     assert (outer.parent, inner.parent) == (None, 0)
     assert len(branches(conditional)) == 1
@@ -216,9 +208,7 @@ def test_blocks_within_blocks_become_branches_within_branches(batch: str | int) 
 
 
 def test_decisions_of_inner_blocks_are_told_for_all_samples() -> None:
-    masked = residual(
-        block=NESTED, tail="m = Mul(outer, g)  y = Add(x, m)", w3=normal(4, 4, 3, 3), all=np.array([1, 2, 3])
-    )
+    masked = nested()
     conditional, (outer, inner) = outlined(masked)
     for name in (outer.decision, inner.decision):
         conditional.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from l0runtime.errors import GateParameterError
 from l0runtime.gates import ConditionalResNet, load, save
-from l0runtime.gates.conditional import Conditional, ConditionalGate, EarlyExit
+from l0runtime.gates.conditional import Conditional, ConditionalGate, ConfidenceExit, EarlyExit
 
 
 def by_first_feature(features: int) -> ConditionalGate:
@@ -57,3 +59,20 @@ def test_a_network_with_gates_and_exits_survives_its_checkpoint(tmp_path: object
     save(net, f"{tmp_path}/net.safetensors")
     x = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(load(f"{tmp_path}/net.safetensors")(x), net(x), rtol=0, atol=0)
+
+
+def test_samples_that_the_head_is_sure_of_leave_early() -> None:
+    """softmax of (a, 0) is at least 0.9 where |a| >= ln 9 = 2.197."""
+    head, rest = nn.Linear(1, 2, bias=False), nn.Linear(1, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0], [0.0]]))
+    network = ConfidenceExit(head, rest, 0.9).eval()
+    x = torch.tensor([[2.19], [2.20], [-2.3], [0.0]])
+    expected = torch.where(torch.tensor([[True], [False], [False], [True]]), rest(x), head(x))
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_the_threshold_of_an_exit_is_a_probability() -> None:
+    with pytest.raises(GateParameterError) as caught:
+        ConfidenceExit(nn.Linear(1, 2), nn.Linear(1, 2), 1.5)
+    assert str(caught.value) == "ConfidenceExit: threshold is 1.5; expected a number above 0, up to 1."
