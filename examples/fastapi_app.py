@@ -37,10 +37,12 @@ class Rows(BaseModel):
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model before the first request, and finish the last ones before the end."""
     device = os.environ.get("L0RUNTIME_DEVICE", "cuda")
-    with l0runtime.load(os.environ["L0RUNTIME_MODEL"], device=device, spin=False) as session:
-        with MicroBatcher(session, max_batch=32, max_queue=256) as batcher:
-            app.state.session, app.state.batcher = session, batcher
-            yield
+    with (
+        l0runtime.load(os.environ["L0RUNTIME_MODEL"], device=device, spin=False) as session,
+        MicroBatcher(session, max_batch=32, max_queue=256) as batcher,
+    ):
+        app.state.session, app.state.batcher = session, batcher
+        yield
 
 
 app = FastAPI(lifespan=lifespan)

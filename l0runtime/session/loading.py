@@ -37,11 +37,8 @@ _OPTIONS = (
     "allow_cpu_nodes",
     "async_threads",
     "buckets",
-<<<<<<< HEAD
     "cuda_graphs",
-=======
     "count_blocks",
->>>>>>> conditional
     "device",
     "inter_op_threads",
     "max_batch",
@@ -70,13 +67,10 @@ def load(
     async_threads: int = 1,
     max_batch: int | None = None,
     buckets: Sequence[int] = (),
-<<<<<<< HEAD
     cuda_graphs: bool = False,
     memory_limit: int | None = None,
     metrics: SessionMetrics | None = None,
-=======
     count_blocks: bool = False,
->>>>>>> conditional
     profile_prefix: str | Path | None = None,
     provider_options: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
@@ -101,14 +95,11 @@ def load(
         max_batch: larger batches are run in pieces of this size.
         buckets: ascending batch sizes; each piece is padded with zero rows up to the next one, and the result cut
             back. Both need a model that treats rows independently, which is checked on the first batch.
-<<<<<<< HEAD
         cuda_graphs: record a CUDA graph for each batch size and replay it; needs device "cuda" and, for a model with a
             dynamic batch, buckets. Inputs are CPU arrays.
         memory_limit: bytes of GPU memory that onnxruntime may reserve for this session; the CPU has no such limit.
         metrics: counts this session's runs.
-=======
         count_blocks: count which blocks of a conditional model run; see `l0runtime.conditional.CountingSession`.
->>>>>>> conditional
         profile_prefix: write onnxruntime's profile to files that begin so; None for no profile.
         provider_options: further options of the execution provider, by onnxruntime's names.
         settings: further session settings, by onnxruntime's names (`session.…`).
@@ -139,10 +130,8 @@ def load(
         options |= memory_options(where, memory_limit)
     providers = provider_list(where, options)
     source = "model" if isinstance(path, bytes) else str(check_model_path(path))
-<<<<<<< HEAD
     if precision is not None:
         path = with_precision(path, precision, source)
-=======
     counted = None
     if count_blocks:
         if max_batch is not None or buckets:
@@ -154,7 +143,6 @@ def load(
                 **(settings or {})
             }
         path, counted = with_decisions(path)
->>>>>>> conditional
 
     import onnxruntime
 
@@ -180,7 +168,6 @@ def load(
     raw = _create(model, made, providers, where, source, allow_cpu_nodes=allow_cpu_nodes)
     nodes = assigned_nodes(raw)
     check_assignment(where, nodes, allow_cpu_nodes=allow_cpu_nodes)
-<<<<<<< HEAD
     session = Session(
         raw,
         where,
@@ -194,7 +181,7 @@ def load(
     )
     if cuda_graphs:
         _check_graph_shapes(session, buckets)
-    return session
+    return session if counted is None else CountingSession(session, counted)
 
 
 def _check_gpu_options(device: Device, *, cuda_graphs: bool, allow_cpu_nodes: bool, memory_limit: int | None) -> None:
@@ -215,10 +202,6 @@ def _check_graph_shapes(session: Session, buckets: Sequence[int]) -> None:
                 f"cuda_graphs: input '{spec}' has dynamic dimensions, and a graph has one shape. Give buckets for the "
                 "batch, and export the model with its other dimensions fixed."
             )
-=======
-    session = Session(raw, where, source, nodes, async_threads=async_threads, max_batch=max_batch, buckets=buckets)
-    return session if counted is None else CountingSession(session, counted)
->>>>>>> conditional
 
 
 def _create(
