@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -155,6 +155,16 @@ def test_mean_of_a_map_that_is_not_learnt_is_noticed(monkeypatch: pytest.MonkeyP
 def test_mean_of_a_map_over_one_dimension_taken_for_one_over_space_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "_reduced", lambda node, size: set(range(2, size)))
     assert somebody_notices(["mean_over_the_rows_of_maps_that_do_not_depend_on_the_input"])
+
+
+def test_maps_whose_order_a_shuffle_is_believed_to_keep_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = maps._routes
+
+    def unmoved(output: ir.Value, stated: Sequence[Relation]) -> list[maps.Route]:
+        return [maps.Route(r.source, np.sort(r.origin), r.to) for r in routes(output, stated)]
+
+    monkeypatch.setattr(maps, "_routes", unmoved)
+    assert somebody_notices(["channel_shuffle_of_maps_that_do_not_depend_on_the_input"])
 
 
 def test_average_over_hanging_windows_taken_for_a_convolution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

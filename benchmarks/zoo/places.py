@@ -340,11 +340,13 @@ def _reader(name: str, pairs: list[tuple[int, int]], module: nn.Module, width: i
     if isinstance(module, _ConvNd) and module.groups > 1:
         return Reader(name, None)
     offsets = {k - c for k, c in pairs}
-    if len(offsets) == 1:
-        return Reader(name, next(iter(offsets)))
     if is_composite(module):
-        return Reader(name, None)
-    total = module.weight.shape[weight_axes(module)[1]]  # type: ignore[union-attr,index]
+        return Reader(name, next(iter(offsets)) if len(offsets) == 1 else None)
+    total = int(module.weight.shape[weight_axes(module)[1]])  # type: ignore[union-attr,index]
+    if len(offsets) == 1:
+        # behind a channel shuffle and a split only some of the group's channels may be read, in another order
+        (offset,) = offsets
+        return Reader(name, offset if 0 <= offset <= total - width else None)
     factor = total // width
     if factor > 1 and total % width == 0 and all(c == k // factor for k, c in pairs):
         return Reader(name, 0, factor)
