@@ -3,9 +3,10 @@
 The map adds one elementwise pass over the output; it saves the columns of the weight, the channels' own chain
 (typically a depthwise convolution, a norm and an activation) and the convolution that made them. **Cost model**
 (onnxruntime 1.31, one CPU core, float32; ratios only): a multiply-accumulate 0.02 ns, an element that is
-written by a cheap operator 0.3 ns, an element that is copied 0.2 ns, an element of the added map 0.35 ns. A channel
-of a chain is counted as three cheap operators, and on its way through Concat, Split and Gather it is copied. The map must win by a quarter. Its stored size is small, because a map repeats itself
-away from the border: equal rows and columns are stored once (see `Edit.add_map`).
+written by a cheap operator 0.3 ns, an element that is copied 0.2 ns, an element of the added map 0.35 ns. A
+channel of a chain is counted as three cheap operators, and on its way through Concat, Split and Gather it is
+copied. The map must win by a quarter. Its stored size is small, because a map repeats itself away from the
+border: equal rows and columns are stored once (see `Edit.add_map`).
 """
 
 from __future__ import annotations
