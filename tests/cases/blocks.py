@@ -402,5 +402,6 @@ def channel_shuffle_of_maps_that_do_not_depend_on_the_input(r):
         }}""",
         w1=weight(r, 8, 6, 1, 1), b1=vector(r, 8), w2=np.zeros((8, 6, 1, 1), np.float32), b2=vector(r, 8),
         w3=weight(r, 8, 1, 3, 3), b3=1 + np.abs(vector(r, 8)),
-        order=[0, 8, 1, 9, 2, 10, 3, 11, 15, 7, 14, 6, 13, 5, 12, 4], w4=weight(r, 4, 8, 1, 1), b4=vector(r, 4), w5=weight(r, 4, 8, 1, 1), b5=vector(r, 4),
+        order=[0, 8, 1, 9, 2, 10, 3, 11, 15, 7, 14, 6, 13, 5, 12, 4],
+        w4=weight(r, 4, 8, 1, 1), b4=vector(r, 4), w5=weight(r, 4, 8, 1, 1), b5=vector(r, 4),
     )  # fmt: skip
