@@ -237,6 +237,8 @@ class _Gater:
         projection = self.model.get_submodule(attention.output)
         size = projection.weight.shape[weight_axes(projection)[1]] // attention.heads  # type: ignore[union-attr,index]
         rows = z.repeat_interleave(size)
+        if attention.interleaved:
+            rows = torch.stack([torch.ones_like(z), torch.ones_like(z), z], dim=1).flatten().repeat_interleave(size)
         if is_composite(module):
             weight = composite_projections(attention.value, module)[0]
             self.scale(weight, 0, rows, attention.value_offset)

@@ -66,6 +66,7 @@ class Attention:
     value: str | None  # module whose output rows are the value heads
     value_offset: int = 0  # first value row (in a fused query-key-value projection)
     value_heads: int = 0
+    interleaved: bool = False  # a fused projection whose rows are, head by head, query, key, value
 
 
 @dataclass
@@ -425,7 +426,9 @@ def _attentions(model: nn.Module, trace: _Trace) -> list[Attention]:
             if rows % size == 0 and heads % (rows // size) == 0:
                 attention.value, attention.value_heads = value, rows // size
         elif fused is not None and _rows(model.get_submodule(fused)) == 3 * columns:
-            attention.value, attention.value_offset, attention.value_heads = fused, 2 * columns, heads
+            attention.value, attention.value_heads = fused, heads
+            attention.interleaved = fused.endswith("query_key_value")
+            attention.value_offset = 0 if attention.interleaved else 2 * columns
         found.setdefault(output, attention)
     return list(found.values())
 
