@@ -12,7 +12,7 @@ import pytest
 from cases import CASES
 from judge import Judgement
 
-from converters.compaction import compact, maps, relations, strided_views
+from converters.compaction import compact, maps, relations, split_views, strided_views
 from converters.compaction.axes import axes_of
 from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
@@ -140,6 +140,17 @@ def test_contraction_that_folds_every_constant_into_its_bias_is_noticed(monkeypa
 def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strided_views, "_counts_up_to", lambda index, source: True)
     assert somebody_notices(["strided_view_that_reverses_each_row"])
+
+
+def test_parts_of_a_joint_projection_that_are_mixed_up_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = split_views._split
+
+    def reversed_parts(*operands: object) -> dict[tuple[int, int], ir.Value]:
+        parts = split(*operands)  # type: ignore[arg-type]
+        return dict(zip(parts, reversed(parts.values()), strict=True))
+
+    monkeypatch.setattr(split_views, "_split", reversed_parts)
+    assert somebody_notices(["joint_projection_divided_by_slices_with_closed_values"])
 
 
 def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

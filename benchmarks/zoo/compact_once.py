@@ -69,10 +69,10 @@ def _leave_out_gathers() -> None:
 
     finish = view_chains._Writer.finish
 
-    def finish_without(self: Any, chain: Any, result: Any) -> None:
+    def finish_without(self: Any, limit: Any, result: Any) -> None:
         if any(node.op_type == "Gather" for node in self._nodes):
             return self.abandon()
-        return finish(self, chain, result)
+        return finish(self, limit, result)
 
     selection._pays = lambda source, candidates: False
     view_chains._Writer.finish = finish_without  # type: ignore[method-assign]
