@@ -145,12 +145,16 @@ def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch:
 def test_parts_of_a_joint_projection_that_are_mixed_up_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     split = split_views._split
 
-    def reversed_parts(*operands: object) -> dict[tuple[int, int], ir.Value]:
-        parts = split(*operands)  # type: ignore[arg-type]
-        return dict(zip(parts, reversed(parts.values()), strict=True))
+    def reversed_parts(*operands: object) -> list[ir.Value]:
+        return list(reversed(split(*operands)))  # type: ignore[arg-type]
 
     monkeypatch.setattr(split_views, "_split", reversed_parts)
     assert somebody_notices(["joint_projection_divided_by_slices_with_closed_values"])
+
+
+def test_rows_that_keep_their_order_where_parts_lie_inside_heads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_views, "reorder_rows", lambda graph, value, dim, order: True)
+    assert somebody_notices(["joint_projection_divided_inside_each_head_with_closed_values"])
 
 
 def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

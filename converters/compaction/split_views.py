@@ -7,19 +7,23 @@ one part) is no index of any axis. Split first, and each part has axes of its ow
 
     qkv -> Split -> q, k, v [B, N, H * D] -> Reshape [B, N, H, D] -> Transpose [B, H, N, D]
 
-which are no more copies of the data than before.
+which are no more copies of the data than before. Where the parts lie inside each head ([H, 3 * D]), the rows of
+the projection are put in the order of the parts beforehand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from converters.compaction.axes import array_of, is_constant, static_size
-from converters.compaction.dimensions import Dim, Monomial, product
+from converters.compaction.dimensions import Dim, Monomial
+from converters.compaction.reordering import reorder_rows
 from converters.compaction.shapes import add_constant
 from converters.compaction.view_chains import Atom, Layout, chain_from, compose, emit, in_source_order
 
@@ -61,22 +65,27 @@ def _split_before(graph: ir.Graph, chain: list[ir.Node]) -> None:
         return
     head = layout[dim]
     own = in_source_order([atom for atoms in layout for atom in atoms if head and atom.dim == head[0].dim])
-    # the divided dimension is the outermost piece of a larger source dimension
-    if not head or head != own[: len(head)] or len(head) == len(own) or not all(a.size.is_static for a in own):
+    # the divided dimension is one piece of a larger source dimension
+    if len(head) != 1 or len(own) < 2 or not all(atom.size.is_static for atom in own):
         return
     bounds = sorted({(part.low, part.high) for part in parts})
     if any(after[0] < before[1] for before, after in pairwise(bounds)):
         return
-    ranges = _split(graph, chain[0], source, own, len(head), bounds)
+    cuts = sorted({0, head[0].size.factor, *(end for pair in bounds for end in pair)})
+    order = [_indices(own, head[0], low, high) for low, high in pairwise(cuts)]
+    if not reorder_rows(graph, source, head[0].dim or 0, np.concatenate(order)):
+        return
+    ranges = _split(graph, chain[0], source, head[0].dim or 0, [index.size for index in order])
     for part in parts:
-        emit(
-            graph,
-            chain[0],
-            ranges[part.low, part.high],
-            part.output,
-            _layout_of(layout, dim, own, len(head), part),
-            limit=_NODES_PER_PART,
-        )
+        piece = ranges[cuts.index(part.low)]
+        emit(graph, chain[0], piece, part.output, _layout_of(layout, dim, part), limit=_NODES_PER_PART)
+
+
+def _indices(own: list[Atom], divided: Atom, low: int, high: int) -> NDArray[np.int64]:
+    """Where the indices low .. high - 1 of one piece lie in the source dimension, in order."""
+    sizes = [atom.size.factor for atom in own]
+    grid = np.arange(int(np.prod(sizes))).reshape(sizes)
+    return grid.take(range(low, high), axis=own.index(divided)).ravel()
 
 
 def _divided_dim(node: ir.Node) -> int | None:
@@ -126,18 +135,9 @@ def _parts(node: ir.Node, dim: int) -> list[_Part]:
     return [_Part(low, high, output, drops=False)] if low < high else []
 
 
-def _split(
-    graph: ir.Graph, before: ir.Node, source: ir.Value, own: list[Atom], head: int, bounds: list[tuple[int, int]]
-) -> dict[tuple[int, int], ir.Value]:
-    """A Split of the source into these ranges (in units of the outermost piece) and what lies between them."""
-    dim = own[0].dim
-    assert dim is not None
+def _split(graph: ir.Graph, before: ir.Node, source: ir.Value, dim: int, lengths: list[int]) -> Sequence[ir.Value]:
+    """A Split of the source into ranges of these lengths."""
     assert source.shape is not None
-    total, inner = product(a.size.to_dim() for a in own[:head]), product(a.size.to_dim() for a in own[head:])
-    assert total is not None
-    assert inner is not None
-    cuts = sorted({0, total.factor, *(end for pair in bounds for end in pair)})
-    lengths = [(high - low) * inner.factor for low, high in pairwise(cuts)]
     name = f"{source.name}_parts"
     operand = add_constant(graph, f"{name}_lengths", np.array(lengths, np.int64))
     node = ir.node("Split", [source, operand], {"axis": dim}, num_outputs=len(lengths), name=name)
@@ -146,13 +146,13 @@ def _split(
         shape[dim] = length
         output.name, output.type, output.shape = f"{name}_{number}", source.type, ir.Shape(shape)
     graph.insert_before(before, node)
-    return {(low, high): node.outputs[number] for number, (low, high) in enumerate(pairwise(cuts))}
+    return node.outputs
 
 
-def _layout_of(layout: Layout, dim: int, own: list[Atom], head: int, part: _Part) -> Layout:
-    """The layout of one part: the outermost piece is as long as the part."""
-    length = part.high - part.low
-    piece = [] if length == 1 else [Atom(Monomial(length), own[0].dim, own[0].place)]
+def _layout_of(layout: Layout, dim: int, part: _Part) -> Layout:
+    """The layout of one part: the divided piece is as long as the part."""
+    length, old = part.high - part.low, layout[dim][0]
+    piece = [] if length == 1 else [Atom(Monomial(length), old.dim, old.place)]
     changed = [piece if position == dim else atoms for position, atoms in enumerate(layout)]
     return changed[:dim] + changed[dim + 1 :] if part.drops else changed
 

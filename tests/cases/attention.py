@@ -176,13 +176,38 @@ def grouped_query_attention_with_closed_value_features(r):
     return attention(r, v="v = Mul(v0, gate)", gate=np.tile(gate(r, 4, (0, 3)), 2), **GROUPED, **GROUPED_WEIGHTS)
 
 
-def joint(r, divide, o="m = Identity(merged)", closed_values=(), **weights):
-    """Attention over one projection [8, 3 * 16]; `divide` makes q_h, k_h, v_h [N, 4, S, 4] of t5 [3, N, 4, S, 4]."""
+def joint(r, divide, o="m = Identity(merged)", closed_values=(), inside_heads=False, **weights):
+    """Attention over one projection [8, 3 * 16]; `divide` makes q_h, k_h, v_h [N, 4, S, 4] of t5.
+
+    t5 is [3, N, 4, S, 4], or [N, 4, S, 3 * 4] where the parts lie inside the heads.
+    """
     n = HEADS * SIZE
     w, b = weight(r, WIDTH, 3 * n), vector(r, 3 * n)
     for h in closed_values:
-        w[:, 2 * n + h * SIZE : 2 * n + (h + 1) * SIZE] = 0
-        b[2 * n + h * SIZE : 2 * n + (h + 1) * SIZE] = 0
+        first = (3 * h + 2) * SIZE if inside_heads else 2 * n + h * SIZE
+        w[:, first : first + SIZE] = 0
+        b[first : first + SIZE] = 0
+    if inside_heads:
+        return model(
+            f"""(float[N,S,8] x) => (float[N,S,8] y) {{
+                a0 = MatMul(x, w)
+                a = Add(b, a0)
+                r5 = Reshape(a, four)
+                t5 = Transpose<perm=[0,2,1,3]>(r5)
+                {divide}
+                kt = Transpose<perm=[0,1,3,2]>(k_h)
+                dots = MatMul(q_h, kt)
+                p = Softmax<axis=-1>(dots)
+                ctx = MatMul(p, v_h)
+                back = Transpose<perm=[0,2,1,3]>(ctx)
+                merged = Reshape(back, flat)
+                {o}
+                y0 = MatMul(m, wo)
+                y = Add(y0, bo)
+            }}""",
+            w=w, b=b, four=[0, 0, HEADS, 3 * SIZE], flat=[0, 0, n], wo=weight(r, n, WIDTH), bo=vector(r, WIDTH),
+            **weights,
+        )  # fmt: skip
     return model(
         f"""(float[N,S,8] x) => (float[N,S,8] y) {{
             a0 = MatMul(x, w)
@@ -225,6 +250,12 @@ def joint_projection_divided_by_split_with_closed_values(r):
 def joint_projection_divided_by_slices_with_closed_values(r):
     ends = {"zero": [0], "one": [1], "two": [2], "last": [-1], "end": [9223372036854775807]}
     return joint(r, BY_SLICE, closed_values=(1, 2), **ends)
+
+
+@case(params=attention_params(8, 8))
+def joint_projection_divided_inside_each_head_with_closed_values(r):
+    divide = "q_h, k_h, v_h = Split<axis=-1, num_outputs=3>(t5)"
+    return joint(r, divide, closed_values=(0, 2), inside_heads=True)
 
 
 @case(params=attention_params(8, 8))
