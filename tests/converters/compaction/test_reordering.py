@@ -50,9 +50,6 @@ def test_nothing_changes_where_the_rows_cannot_move(layer: str, dim: int) -> Non
     value, before = _value(model.graph), dict(model.graph.initializers)
     assert not reorder_rows(model.graph, value, dim, ORDER if dim else np.array([2, 0, 1]))
     assert dict(model.graph.initializers) == before
-    assert all(
-        operand is None or operand.name in ("x", "w", "c", "m", "h") for n in model.graph for operand in n.inputs
-    )
 
 
 def _value(graph: ir.Graph) -> ir.Value:
