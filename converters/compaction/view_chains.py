@@ -289,7 +289,10 @@ class _Writer:
         self._add("Transpose", [], {"perm": permutation}, [self.value.shape[dim] for dim in permutation])
 
     def abandon(self) -> None:
-        """Drop the operands that were made; the chain stays as it is."""
+        """Drop what was made; the chain stays as it is."""
+        for node in self._nodes:
+            for slot in range(len(node.inputs)):
+                node.replace_input_with(slot, None)  # else the source would count a reader that is in no graph
         self._nodes.clear()
         for value in self._constants:
             assert value.name is not None
