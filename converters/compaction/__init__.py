@@ -2,7 +2,7 @@
 
     normalise -> analyse (facts, need) -> solve -> select inputs -> choose -> plan -> rewrite -> fold
 
-One file per stage; `rules/` says what each operator means, `relations.py` what a relation means, and
+One file per stage; `rules/` says what each operator means, `relations/` what a relation means, and
 `axes.py` holds the three vectors that everything is about.
 """
 
