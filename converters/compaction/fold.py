@@ -81,6 +81,8 @@ def fold_batch_norms(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
             continue
+        if int_attribute(node, "training_mode", 0):
+            continue
         x = node.inputs[0]
         conv = None if x is None else x.producer()
         if x is None or conv is None or conv.op_type != "Conv" or conv.domain or not _only_reader(x, node):

@@ -29,6 +29,7 @@ _NOT_FOLDED = frozenset(
     {
         *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
         *("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"),
+        "Dropout",  # in training mode it draws
     }
 )
 # An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).

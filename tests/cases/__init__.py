@@ -18,6 +18,7 @@ from cases import (  # noqa: F401
     pooling,
     quantised,
     recurrent,
+    silence,
     subgraphs,
 )
 from cases.table import CASES, Case

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Facts, Liveness, Mask, Permission
+from converters.compaction.axes import Axis, Facts, Liveness, Mask, Permission, is_constant
 from converters.compaction.quantised_weights import RECIPE
 from converters.compaction.relations.base import Relation
 
@@ -66,8 +66,13 @@ class Contract(Relation):
         self.read = self._reads(live, facts)
         if self.weight is not None:
             live.need(self.weight, self.read & ~zero)
+            silent = facts.is_zero(self.weight)
+            if not is_constant(self.weight.value):
+                silent &= ~zero  # where both are computed zeros, one must really be computed
+            live.need(self.data, self.read & ~silent)
             self.read = self.read & ~facts.is_zero(self.weight)
-        live.need(self.data, self.read)
+        else:
+            live.need(self.data, self.read)
         self.permitted = ~self.read | zero
         if self.fold != "zero":
             self.permitted |= facts.is_known(self.data)
