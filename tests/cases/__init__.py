@@ -10,6 +10,7 @@ from cases import (  # noqa: F401
     corners,
     depth,
     elementwise,
+    elsewhere,
     formats,
     gate_forms,
     layout,

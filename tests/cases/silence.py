@@ -105,3 +105,38 @@ def max_pool_whose_window_has_holes(r):
         w1=weight(r, 8, 3, 1, 1), gate=channels(gate(r, 8)), offset=channels(vector(r, 8)), w2=weight(r, 4, 8, 1, 1),
         low=-4.0,
     )  # fmt: skip
+
+
+def masked(r, closed, depth=-np.inf, form="s = Add(h, mask)"):
+    """Scores over 8 known places, of which some are masked, weigh the rows of a table."""
+    mask = np.zeros(8, np.float32)
+    mask[list(closed)] = depth
+    return model(
+        f"""(float[N,S,6] x) => (float[N,S,3] y) {{
+            h = MatMul(x, w1)
+            {form}
+            p = Softmax<axis=-1>(s)
+            y = MatMul(p, table)
+        }}""",
+        w1=weight(r, 6, 8), mask=mask, table=weight(r, 8, 3), shut=mask != 0, down=np.float32(-np.inf),
+    )  # fmt: skip
+
+
+@case(params=5 * 6 + 5 * 3 + 5)  # the zeros of the mask at what stays
+def softmax_behind_a_mask_of_minus_infinity(r):
+    return masked(r, (1, 4, 6))
+
+
+@case(params=5 * 6 + 5 * 3)
+def softmax_behind_a_condition_that_writes_minus_infinity(r):
+    return masked(r, (1, 4, 6), form="s = Where(shut, down, h)")
+
+
+@case(equality="far down is not minus infinity: where everything else is as far down, it counts")
+def softmax_behind_a_mask_of_large_numbers(r):
+    return masked(r, (1, 4, 6), depth=-1e9)
+
+
+@case(equality="a softmax of nothing but minus infinity is no number", constant_output=True, no_onnxruntime="no number")
+def softmax_of_nothing(r):
+    return masked(r, range(8))

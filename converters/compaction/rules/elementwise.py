@@ -109,7 +109,12 @@ def _power(x: Constants, y: Constants) -> Constants:
 
 
 def _total(*terms: Constants) -> Constants:
-    return np.asarray(sum(terms))
+    # activations are taken to be finite, so minus infinity plus an unknown is minus infinity (a mask)
+    spread = np.broadcast_arrays(*terms)
+    down = np.logical_or.reduce([term == -np.inf for term in spread])
+    up = np.logical_or.reduce([term == np.inf for term in spread])
+    with np.errstate(invalid="ignore"):
+        return np.where(down & ~up, -np.inf, np.asarray(sum(spread)))
 
 
 def _mean(*terms: Constants) -> Constants:
