@@ -19,8 +19,6 @@ SHORTFALL: dict[str, str] = {
         ),
         _GATE_STAYS,
     ),
-    "attention_with_uneven_value_features": "the features of a head are one axis for all heads: none is permuted",
-    "attention_with_uneven_key_features": "the features of a head are one axis for all heads: none is permuted",
     "one_activation_against_two_weights_by_broadcasting": "constants meet a weight with a batch dimension",
     "one_initializer_that_is_bias_and_offset": "the offset keeps its own copy of the vector",
     "concat_along_rows": "the constants of one part differ from those of the other",
