@@ -1,6 +1,7 @@
 """How long does one compaction take, and how much memory? Run in a process of its own, so that the peak is its own.
 
 python benchmarks/zoo/compact_once.py gated.onnx compact.onnx      prints one line of JSON
+python benchmarks/zoo/compact_once.py                              the same for each pair of paths on stdin
 
 Started by its path, not as a module of the package, which would import torch: that is neither the engine's time nor its
 memory. Seconds are processor seconds, which other programs on the machine do not lengthen.
@@ -9,6 +10,7 @@ memory. Seconds are processor seconds, which other programs on the machine do no
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -66,5 +68,27 @@ def compact_file(source: str, target: str, *, gathers: bool = True) -> dict[str,
     }
 
 
+def serve() -> None:
+    """For each line "source<TAB>target" on stdin, one line of JSON; each compaction runs in a fork of its own."""
+    import converters.compaction  # noqa: F401 (imported once, before the forks)
+
+    for line in sys.stdin:
+        source, target = line.rstrip("\n").split("\t")
+        child = os.fork()
+        if child == 0:
+            try:
+                answer = compact_file(source, target)
+            except Exception as error:
+                answer = {"failure": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            print(json.dumps({"failure": f"the process died with wait status {status}"}), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(compact_file(sys.argv[1], sys.argv[2])))
+    if len(sys.argv) == 3:
+        print(json.dumps(compact_file(sys.argv[1], sys.argv[2])))
+    else:
+        serve()

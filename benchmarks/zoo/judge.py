@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -62,18 +63,20 @@ def judge(name: str, scenarios: Sequence[str], cache: Path, options: argparse.Na
     # A deep copy keeps the metadata: MNASNet refuses a state dict without its version.
     state = copy.deepcopy(model.state_dict())
     full = native_cost(model, places, inputs)
+    compactor = Compactor(options.compaction_timeout)
     for scenario in scenarios:
         model.load_state_dict(state)
         row = base | {"scenario": scenario}
         started = time.perf_counter()
         try:
-            row |= judge_scenario(entry, model, places, exported, inputs, scenario, full, options)
+            row |= judge_scenario(entry, model, places, exported, inputs, scenario, full, compactor, options)
         except NotApplicableError as reason:
             row |= {"status": "not applicable", "reason": str(reason)}
         except ExportError as reason:
             row |= {"status": "not gated", "reason": str(reason)}
         row["row_seconds"] = round(time.perf_counter() - started, 1)
         append(options.results, row)
+    compactor.close()
 
 
 def judge_scenario(
@@ -84,6 +87,7 @@ def judge_scenario(
     inputs: tuple[Tensor, ...],
     scenario: str,
     full: NativeCost,
+    compactor: Compactor,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """One scenario: gate, compact in a process of its own, compare, count and time."""
@@ -112,17 +116,10 @@ def judge_scenario(
         row["depends_on_input"] = float(np.abs(outputs[0] - outputs[0][::-1]).max() / np.abs(outputs[0]).max())
         if not row["gated_to_torch"] <= _SAME_AS_TORCH:
             return row | {"status": "export differs", "reason": "the gated export differs from the gated torch model"}
-        compaction = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("compact_once.py")), source, target],
-            capture_output=True,
-            text=True,
-            timeout=options.compaction_timeout,
-            check=False,
-        )
-        if compaction.returncode:
-            tail = [line for line in compaction.stderr.strip().splitlines() if line.strip()][-3:]
-            return row | {"status": "compaction failed", "reason": " | ".join(tail)[-600:]}
-        row |= json.loads(compaction.stdout.splitlines()[-1])
+        compaction = compactor.compact(source, target)
+        if "failure" in compaction:
+            return row | {"status": "compaction failed", "reason": compaction["failure"][-600:]}
+        row |= compaction
         row |= compare_files(entry, exported, source, target, inputs, full, ideal)
         if row.get("index_operators_added", 0) > 0:
             row |= gain_from_gathers(source, target, entry.inputs(1) if exported.dynamic else inputs)
@@ -134,6 +131,37 @@ def judge_scenario(
             for file in Path(folder).iterdir():
                 (kept / file.name).write_bytes(file.read_bytes())
     return row
+
+
+class Compactor:
+    """A process beside this one, without torch in it, that forks for each compaction."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.process: subprocess.Popen[str] | None = None
+
+    def compact(self, source: str, target: str) -> dict[str, Any]:
+        """What `compact_once.compact_file` says, or {"failure": reason}."""
+        if self.process is None:
+            command = [sys.executable, str(Path(__file__).with_name("compact_once.py"))]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{source}\t{target}\n")
+        self.process.stdin.flush()
+        ready, _, _ = select.select([self.process.stdout], [], [], self.timeout)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
+            self.close()
+            return {"failure": "the process ended" if ready else f"no result within {self.timeout:.0f} s"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
 
 
 def compare_files(
