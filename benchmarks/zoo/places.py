@@ -340,11 +340,13 @@ def _reader(name: str, pairs: list[tuple[int, int]], module: nn.Module, width: i
     if isinstance(module, _ConvNd) and module.groups > 1:
         return Reader(name, None)
     offsets = {k - c for k, c in pairs}
-    if len(offsets) == 1:
-        return Reader(name, next(iter(offsets)))
     if is_composite(module):
-        return Reader(name, None)
+        return Reader(name, next(iter(offsets)) if len(offsets) == 1 else None)
     total = module.weight.shape[weight_axes(module)[1]]  # type: ignore[union-attr,index]
+    if len(offsets) == 1:
+        offset = next(iter(offsets))
+        # a shuffle in between spreads the group, so that it does not fit where its first channel was seen
+        return Reader(name, offset if 0 <= offset <= total - width else None)
     factor = total // width
     if factor > 1 and total % width == 0 and all(c == k // factor for k, c in pairs):
         return Reader(name, 0, factor)
