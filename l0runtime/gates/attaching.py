@@ -82,12 +82,15 @@ def find(
             "first, or name the layers by pattern ({'layer*.conv1': 'output'})."
         )
     recorded = trace(model, args, example_kwargs)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters(remove_duplicate=False)}
     return find_places(recorded, find_couplings(recorded), sizes)
 
 
 def detach(model: nn.Module, *, fold: bool = True) -> None:
-    """Take the gates out; the parameters have their own names again.
+    """Take the gates out; the parameters have their own names again, in their own order.
+
+    A parameter that several modules share, and that gates scale in one of them (GPT-2's embedding, which is also its
+    output layer), is no longer shared once the gates are folded into it, unless all of its gates are 1.
 
     Args:
         fold: multiply the parameters by the final gate values, so that the model in eval mode computes the same as
