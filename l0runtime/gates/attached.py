@@ -365,13 +365,13 @@ def _hook(model: nn.Module, gate: AttachedGate) -> None:
 
 
 def _channel_axis(layer: nn.Module) -> int:
-    convolutional = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.modules.batchnorm._BatchNorm)
+    convolutional = isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm)
     return 1 if convolutional else -1
 
 
 def _check_layers(model: nn.Module, gates: AttachedGates) -> None:
     """Samples per example act on what a layer is given or gives, so the layer must be one that is called."""
-    known = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Embedding)
+    known = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Embedding)
     uncalled = {f"{name}.out_proj" for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     for place in gates.places:
         for point in place.points:

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from l0runtime.errors import ModelFileError, OptionError
 from l0runtime.gates.attached import gates_in
 from l0runtime.gates.parameters import param_groups
-from l0runtime.gates.penalty import expected_l0, gates_of, kept_units
+from l0runtime.gates.penalty import PaperPenalty, expected_l0, gates_of, kept_units
 from l0runtime.gates.progress import Progress
 from l0runtime.gates.records import EpochRecord
 from l0runtime.gates.targets import TargetCost
@@ -207,7 +207,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "penalty": self.penalty.state_dict() if isinstance(self.penalty, TargetCost) else None,
+            "penalty": self.penalty.state_dict() if isinstance(self.penalty, TargetCost | PaperPenalty) else None,
             "watch": self.watch.start,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -252,8 +252,8 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            if isinstance(self.penalty, TargetCost):
-                self.penalty.load_state_dict(state.get("penalty") or {})
+            if isinstance(self.penalty, TargetCost | PaperPenalty) and state.get("penalty") is not None:
+                self.penalty.load_state_dict(state["penalty"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ModelFileError(f"{path}: the snapshot is of another network: {error}") from error
         self.watch.start = state.get("watch", self.watch.start)

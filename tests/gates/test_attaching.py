@@ -286,3 +286,51 @@ def test_parameters_keep_their_order_where_gates_scale_only_some_of_them() -> No
     attach(model, GateSpec(kinds=("heads", "units")), inputs)
     detach(model)
     assert list(model.state_dict()) == names
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer as transformers writes it: weight [in, out]."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.nf = outputs
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 5), (2, 3)),
+        (nn.Conv1d(3, 5, 2), (2, 3, 4)),
+        (nn.Conv2d(3, 5, 2), (2, 3, 4, 4)),
+        (nn.Conv3d(3, 5, 2), (2, 3, 4, 4, 4)),
+        (nn.ConvTranspose2d(3, 5, 2), (2, 3, 4, 4)),
+        (Conv1D(5, 3), (2, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_named_gates_multiply_the_inputs_or_outputs_of_any_layer(layer: nn.Module, shape, side: str) -> None:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    values = torch.tensor([0.0, 0.5, 1.0] if side == "input" else [0.0, 0.5, 1.0, 1.0, 0.25])
+    along = (1, -1, *([1] * (len(shape) - 2)))
+    model = nn.Sequential(copy.deepcopy(layer))
+    expected = layer(x * values.view(along)) if side == "input" else layer(x) * values.view(along)
+    gates = attach(model, {"0": side})  # type: ignore[dict-item]
+    (gate,) = gates
+    gate.freeze(values)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    detach(model)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+def test_the_outputs_of_a_grouped_transposed_convolution_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        attach(nn.Sequential(nn.ConvTranspose2d(4, 4, 1, groups=2)), {"0": "output"})
+    assert str(caught.value) == (
+        "0: the outputs of a grouped convolution (groups=2) share no column of its weight; gate its inputs or the "
+        "layer behind."
+    )
