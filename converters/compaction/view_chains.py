@@ -290,6 +290,9 @@ class _Writer:
 
     def abandon(self) -> None:
         """Drop the operands that were made; the chain stays as it is."""
+        for node in self._nodes:  # a node outside the graph that still reads a value would keep its branch alive
+            for slot in range(len(node.inputs)):
+                node.replace_input_with(slot, None)
         self._nodes.clear()
         for value in self._constants:
             assert value.name is not None
