@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
 from l0runtime.machine import installed_version
 from l0runtime.serving.datatypes import DATATYPES
 from l0runtime.serving.models import ServedModel
@@ -174,7 +177,13 @@ def _inference(model: ServedModel, body_limit: int) -> dict[str, Any]:
 
 
 def _request_tensor(spec: TensorSpec) -> dict[str, Any]:
-    value = {"b": "boolean", "i": "integer", "u": "integer"}.get(spec.numpy_dtype.kind, "number")
+    data: dict[str, Any] = {
+        "type": "array",
+        "items": _value(spec),
+        "description": "Row by row; the lists may also be nested as the shape is.",
+    }
+    if all(isinstance(dim, int) for dim in spec.shape):
+        data["minItems"] = data["maxItems"] = math.prod(dim for dim in spec.shape if isinstance(dim, int))
     shape = [{"const": dim} if isinstance(dim, int) else {"type": "integer", "minimum": 0} for dim in spec.shape]
     return {
         "type": "object",
@@ -189,10 +198,25 @@ def _request_tensor(spec: TensorSpec) -> dict[str, Any]:
                 "minItems": len(shape),
                 "maxItems": len(shape),
             },
-            "data": {"type": "array", "items": {"type": value}},
+            "data": data,
             "parameters": _parameters({}, REFUSED_TENSOR | {"binary_data_size", "classification"}),
         },
     }
+
+
+def _value(spec: TensorSpec) -> dict[str, Any]:
+    """A number that the dtype can hold."""
+    dtype = spec.numpy_dtype
+    if dtype.kind == "b":
+        return {"type": "boolean"}
+    if dtype.kind in "iu":
+        return {"type": "integer", "minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    if dtype == np.float64:
+        return {"type": "number"}
+    # where numbers begin to be rounded to infinity: half a step beyond the largest
+    info = ml_dtypes.finfo(dtype)
+    limit = float(info.max) + 2.0 ** (info.maxexp - 2 - info.nmant)
+    return {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
 
 
 def _parameters(known: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
