@@ -1,7 +1,7 @@
 """How is a batch cut into sizes that a model should see: no larger than a limit, padded up to a bucket?
 
 Cutting and padding are right only if a model treats each row by itself. Declared shapes say which axis the rows are
-on; that rows do not mix is checked on the first batch: its first row must come out the same alone and in company.
+on; that rows do not mix is checked on the first batch: rows must come out the same alone and in company.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class RowGuard:
         self._lock = threading.Lock()
 
     def check(self, run: RunArrays, feed: Feed) -> None:
-        """Run the first row alone and among others.
+        """Run a few rows alone and together. All of them are compared: what runs from row to row (a cumulative sum) or
+        is ruled by one of them (a maximum) may well leave some rows as they are.
 
         Args:
             run: all outputs of a feed.
@@ -112,8 +113,14 @@ class RowGuard:
                 name: np.concatenate([row, np.roll(row, 1, axis=-1), np.zeros_like(row), feed[name][-1:]])
                 for name, row in one.items()
             }
-            for name, alone, together in zip(self._names, run(one), run(crowd), strict=True):
-                if len(alone) != 1 or len(together) != 4 or not same_values(alone[0], together[0]):
+            alone = [run({name: rows[at : at + 1] for name, rows in crowd.items()}) for at in range(4)]
+            for name, *each, together in zip(self._names, *alone, run(crowd), strict=True):
+                row_shape = (1, *together.shape[1:])
+                if (
+                    len(together) != 4
+                    or any(found.shape != row_shape for found in each)
+                    or not same_values(np.concatenate(each), together)
+                ):
                     raise UnsupportedModelError(
                         f"batches cannot be cut, padded or merged: output '{name}' of a row depends on the other rows "
                         "of its batch. Load the model without max_batch and buckets, and do not batch it."
