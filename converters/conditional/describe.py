@@ -40,6 +40,7 @@ def describe(masked: Path, outlined: Sequence[Outlined], shapes: Mapping[str, tu
                 macs=sum(macs.get(name, 0) for name in block.nodes if name not in inner),
                 gate_macs=sum(macs.get(name, 0) for name in block.gate_nodes),
                 parameters=block.parameters,
+                branch=block.branch,
             )
         )
     return ConditionalModel(tuple(blocks), cost.macs - sum(block.macs for block in blocks))

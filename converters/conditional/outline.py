@@ -48,6 +48,7 @@ class Outlined:
         reason: what mixes samples, where the form is "batch"; else "".
         nodes, gate_nodes: names of the block's nodes, and of those that compute nothing but its gate.
         parameters: elements of the weights that moved into the branch.
+        branch: as in ConditionalBlock.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Outlined:
     nodes: tuple[str, ...]
     gate_nodes: tuple[str, ...]
     parameters: int
+    branch: str = ""
 
 
 def outline(model: ir.Model, keep_masked: Iterable[str] = ()) -> tuple[Outlined, ...]:
@@ -196,6 +198,7 @@ class _Block:
             num_outputs=1 + len(inner),
             name=self.work.names.new(f"{self.name}.If"),
         )
+        self.note(branch=str(branch.name))
         for node in region.tail:
             for slot in range(len(node.inputs)):
                 node.replace_input_with(slot, None)
