@@ -10,8 +10,8 @@ from l0runtime.conditional import ConditionalBlock, ConditionalModel
 from l0runtime.measurement.cost import count_cost
 
 BREAK_EVEN_MACS = {"single": 0, "samples": 200_000, "batch": 200_000}
-"""By form: work of a block, for one sample, at which a branch costs about what it saves on a CPU when half of the samples
-skip; measured by benchmarks/conditional/break_even.py. Of a GPU nothing is known before `--measure` times it."""
+"""By form: work of a block, for one sample, at which a branch costs about what it saves on a CPU when half of the
+samples skip; measured by benchmarks/conditional/break_even.py. Of a GPU nothing is known until `--measure` times it."""
 
 
 def describe(masked: Path, outlined: Sequence[Outlined], shapes: Mapping[str, tuple[int, ...]]) -> ConditionalModel:
