@@ -82,11 +82,14 @@ def outline(model: ir.Model, keep_masked: Iterable[str] = ()) -> tuple[Outlined,
 
 def name_of(region: Region) -> str:
     """The dotted prefix that the names of the block's weights share, else the name of what the block computes."""
+    nodes = set(region.nodes)
     weights = [
         str(value.name).split(".")[:-1]
         for node in region.nodes
         for value in node.inputs
-        if value is not None and value.is_initializer() and "." in str(value.name) and len(value.shape or ()) > 1
+        if value is not None and value.is_initializer() and "." in str(value.name)
+        # a vector that several blocks share, such as ones, carries the name of one of them
+        if len(value.shape or ()) > 1 or (value.shape and all(use.node in nodes for use in value.uses()))
     ]
     shared = weights[0] if weights else []
     for parts in weights[1:]:
