@@ -120,6 +120,8 @@ def bench(
                 control=speed.control,
                 verdict=speed.verdict,
                 samples=speed.samples,
+                candidate_least_macs=costs[CANDIDATE].least_macs,
+                baseline_least_macs=costs[BASELINE].least_macs,
             )
         )
     first = results[0].shapes

@@ -84,7 +84,7 @@ class Session:
         self._needs_values = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))
         self._batching: Batching | None = None
         if max_batch is not None or buckets:
-            self._batching = Batching(RowGuard(self.inputs, self.outputs), max_batch, buckets)
+            self._batching = Batching(RowGuard(self.inputs, self.outputs, self.metadata), max_batch, buckets)
         self._plain_cpu = (
             self.device.memory == "cpu" and self._batching is None and self._graphs is None and not self._needs_values
         )

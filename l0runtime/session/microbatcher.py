@@ -58,7 +58,7 @@ class MicroBatcher:
                 "expected at least 1, 1 and 0."
             )
         self._session = session
-        self._guard = RowGuard(session.inputs, session.outputs)
+        self._guard = RowGuard(session.inputs, session.outputs, session.metadata)
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay_ms / 1e3, max_queue
         self._queue: deque[_Request] = deque()
         self._changed = threading.Condition()
