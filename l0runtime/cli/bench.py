@@ -21,7 +21,7 @@ from l0runtime.errors import OptionError
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=AxBxC", help="The whole shape of an input.")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="The size of a dynamic dimension.")
 @click.option("--bound", "bounds", multiple=True, metavar="NAME=N", help="Integers of an input lie below N.")
-@click.option("--seconds", default=1.2, show_default=True, help="About how long to time each batch size.")
+@click.option("--seconds", default=1.7, show_default=True, help="About how long to time each batch size.")
 @click.option("--seed", default=0, show_default=True, help="Of inputs and run order.")
 @click.option("--profile", is_flag=True, help="Also compare node by node and say what limits the gain.")
 @click.option("--footprint/--no-footprint", default=True, help="Measure cold start and peak memory.")

@@ -66,8 +66,10 @@ def check_options(max_batch: int | None, buckets: Sequence[int]) -> None:
     Raises:
         OptionError: a size below 1, buckets not ascending, or a limit above the largest bucket.
     """
-    if max_batch is not None and max_batch < 1:
-        raise OptionError(f"max_batch = {max_batch}: expected at least 1.")
+    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
+        raise OptionError(f"max_batch = {max_batch!r}: expected a whole number of at least 1.")
+    if not isinstance(buckets, Sequence) or not all(isinstance(bucket, int) for bucket in buckets):
+        raise OptionError(f"buckets = {buckets!r}: expected ascending sizes of at least 1, such as (1, 8, 32).")
     if any(bucket < 1 for bucket in buckets) or list(buckets) != sorted(set(buckets)):
         raise OptionError(f"buckets = {list(buckets)}: expected ascending sizes of at least 1, such as (1, 8, 32).")
     if max_batch is not None and buckets and max_batch > buckets[-1]:
