@@ -21,6 +21,7 @@ from converters.compaction.resize_sizes import rewrite_resize_sizes
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shape_inference import infer_missing_shapes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
+from converters.compaction.split_views import split_before_views
 from converters.compaction.strided_views import recognise_strided_views
 from converters.compaction.view_chains import canonicalise_view_chains
 
@@ -51,6 +52,7 @@ def normalise(model: ir.Model) -> None:
         infer_missing_shapes(model)  # what has been completed may be all that was missing
         contents = complete_shapes(graph)
     recognise_strided_views(graph, contents)
+    split_before_views(graph)
     canonicalise_view_chains(graph)
     rewrite_shape_operands(graph, contents)
     rewrite_resize_sizes(graph, contents)

@@ -20,6 +20,7 @@
 | pages.py | what do the pages beside inference say? |
 | openapi.py | what does the OpenAPI page say? |
 | connections.py | how is a client that stalls or never ends kept from holding the server? |
+| leaving.py | how are the last connections and calls taken before a server ends? |
 | grpc_messages.py, grpc_service.py | what are the gRPC messages, and how are they answered? |
 | access.py | who may ask? |
 | metrics.py, logs.py | what does an operator see? |

@@ -73,11 +73,13 @@ class TritonModel:
         folder: of the model in the repository.
         max_batch: rows that Triton merges; 0 if it must not.
         not_merged: why not; None if it may.
+        widened: tensors [N] that Triton's clients see as [N, 1], since it has none without a dimension of their own.
     """
 
     folder: Path
     max_batch: int
     not_merged: str | None
+    widened: tuple[str, ...]
 
 
 def export_triton(
@@ -144,7 +146,8 @@ def export_triton(
     )
     gpu = revision.session.device.kind != "cpu"
     _write(model, folder, version, config, _python_model(gpu, batched) if backend == "python" else None)
-    return TritonModel(folder, rows, revision.not_merged)
+    widened = tuple(spec.name for spec in specs if not _dims(spec, batched=rows > 0))
+    return TritonModel(folder, rows, revision.not_merged, widened)
 
 
 def triton_config(
