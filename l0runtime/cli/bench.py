@@ -70,8 +70,13 @@ def command(
         print_rates(compact, against, rates, batches, device, threads, seconds, seed, as_json, given)  # type: ignore[arg-type]
         return
     from l0runtime.measurement import bench
-    from l0runtime.measurement.rendering import plot_report, print_report
+    from l0runtime.measurement.plotting import check_plot, plot_report
+    from l0runtime.measurement.rendering import print_report
 
+    if plot_path is not None:
+        check_plot(plot_path)
+    if csv_path is not None and not csv_path.parent.is_dir():
+        raise OptionError(f"--csv {csv_path}: there is no folder {csv_path.parent}. Create it first.")
     report = bench(
         compact,
         against,
@@ -93,7 +98,9 @@ def command(
     else:
         from rich.console import Console
 
-        print_report(report, Console())
+        # where no terminal tells its width, rich would take 80 columns and break the tables
+        console = Console()
+        print_report(report, console if console.is_terminal else Console(width=120))
         for result in report.results:
             click.echo(result.reason)
     sys.exit(report.verdict.exit_code)
