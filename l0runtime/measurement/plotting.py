@@ -82,7 +82,7 @@ def _by_layer(nodes: tuple[NodeProfile, ...]) -> dict[str, float]:
 
 
 def _plot_latency(axes: Any, report: BenchReport) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     batches = [result.batch for result in report.results]
     for name, latencies in (
@@ -106,7 +106,7 @@ def _plot_latency(axes: Any, report: BenchReport) -> None:
     axes.margins(0.2)
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"
