@@ -97,6 +97,9 @@ def true_ratio(baseline: Path, candidate: Path, batch: int) -> float:
     return float(np.exp(np.median(samples.log_speed_ups())))
 
 
+Trials = dict[str, list[dict[str, object]]]
+
+
 def trial(candidate: Path, baseline: Path, seed: int, batch: int, margin: float) -> tuple[BenchReport, float]:
     started = time.perf_counter()
     report = l0runtime.bench(candidate, baseline, batch=batch, device="cpu", margin=margin, seed=seed, footprint=False)
@@ -123,12 +126,21 @@ def measure_quiet(full: Path, less: Path, batch: int, margin: float) -> dict[str
     return {"seconds": seconds, "seconds_allowed": SECONDS_ALLOWED, "met": seconds <= SECONDS_ALLOWED, "trials": trials}
 
 
-def measure_under_load(full: Path, less: Path, batch: int, margin: float, count: int, load: int) -> dict[str, object]:
-    """Verdicts on a model against itself, and on one with 5 % less work, while the cores are busy."""
+def measure_under_load(
+    full: Path, less: Path, batch: int, margin: float, count: int, load: int, trials: Trials
+) -> dict[str, object]:
+    """Verdicts on a model against itself, and on one with 5 % less work, while the cores are busy.
+
+    Args:
+        full, less: the models.
+        batch, margin: of every comparison.
+        count: trials in the end, with those that there are.
+        load: busy processes beside them.
+        trials: of an earlier call, which this one goes on with.
+    """
     truth = true_ratio(full, less, batch)
-    trials: dict[str, list[dict[str, object]]] = {"itself": [], "five_percent": []}
     with busy_cores(load):
-        for seed in range(count):
+        for seed in range(len(trials["itself"]), count):
             for name, candidate in (("itself", full), ("five_percent", less)):
                 trials[name].append(record(*trial(candidate, full, seed, batch, margin)))
                 print(name, seed, trials[name][-1]["verdict"], file=sys.stderr)
@@ -157,6 +169,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--margin", type=float, default=0.01)
     parser.add_argument("--load", type=int, default=usable_cores(), help="busy processes beside the trials")
+    parser.add_argument("--go-on", action="store_true", help="keep the trials in the file, make those that lack")
     arguments = parser.parse_args()
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +180,8 @@ def main() -> int:
             part = measure_quiet(full, less, arguments.batch, arguments.margin)
         else:
             count, load = arguments.trials, arguments.load
-            part = measure_under_load(full, less, arguments.batch, arguments.margin, count, load)
+            trials = result["load"]["trials"] if arguments.go_on else {"itself": [], "five_percent": []}
+            part = measure_under_load(full, less, arguments.batch, arguments.margin, count, load, trials)
     conditions = {"batch": arguments.batch, "margin": arguments.margin, "load_average": load_average()}
     part = (
         {name: value for name, value in part.items() if name != "trials"}
