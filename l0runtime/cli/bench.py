@@ -65,6 +65,9 @@ def command(
     if rates is not None:
         from l0runtime.cli.rates import print_rates
 
+        for option, value in (("--profile", profile), ("--csv", csv_path), ("--plot", plot_path)):
+            if value:
+                raise OptionError(f"--rates with {option}: the sweep over rates has none. Leave one of them out.")
         given = {name: arguments[name] for name in ("shapes", "dims")}
         batches = arguments["batch"]
         print_rates(compact, against, rates, batches, device, threads, seconds, seed, as_json, given)  # type: ignore[arg-type]
