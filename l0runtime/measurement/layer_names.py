@@ -3,13 +3,15 @@
 onnxruntime renames what it fuses: a convolution in blocked layout is called after the value that it now gives
 (`relu_44_nchwc`), a product with an activation `fused NODE`, one with a scale `NODE/MatMulScaleFusion/`. Undoing that
 leads to a node or a value of the file; from a value the way goes back through elementwise operators to the contraction.
-Its weight carries the module's name (`layer3.0.conv2.weight`), which is what a reader knows.
+Its weight carries the module's name (`layer3.0.conv2.weight`), which is what a reader knows; where the exporter has
+renamed the weight (`val_46`), its record of scopes does.
 
 The work counted is the layer's own: a blocked convolution also computes the channels that fill up its last block.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ _CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # what onnxruntime fuses into the contraction in front of it
 _FUSED = frozenset({"Add", "BatchNormalization", "Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 _MOST_STEPS = 3
+_SCOPES = "pkg.torch.onnx.name_scopes"  # written by torch.onnx.export
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,17 @@ class LayerNames:
         return LayerOfFile(self.name_of(node), self._macs.get(node.name or node.output[0]))
 
     def name_of(self, node: onnx.NodeProto) -> str:
-        """The module's name from the weight's, else the node's."""
+        """The module's name from the weight's or from torch's record of scopes, else the node's."""
         for name in node.input[:2]:
             stem, dot, last = name.rpartition(".")
             if name in self._weights and dot and last.startswith("weight"):
                 return str(stem)
-        return str(node.name or node.output[0])
+        own = str(node.name or node.output[0])
+        scope = _scope_of(node)
+        if not scope:
+            return own
+        # a product of two activations, as in attention, is not all of its module
+        return scope if any(name in self._weights for name in node.input[:2]) else f"{scope}: {own}"
 
     def _node_of(self, profiled: str) -> onnx.NodeProto | None:
         name = profiled
@@ -88,3 +96,15 @@ class LayerNames:
         if profiled.endswith("_nchwc") and name in self._by_output:
             return self._by_output[name]
         return self._by_name.get(name) or self._by_output.get(name)
+
+
+def _scope_of(node: onnx.NodeProto) -> str:
+    """The innermost module in torch's record, as "['', 'model', 'model.layers.0.q_proj', 'linear']"; or nothing."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            try:
+                scopes = ast.literal_eval(entry.value)
+            except (SyntaxError, ValueError):
+                return ""
+            return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
+    return ""

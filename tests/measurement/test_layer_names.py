@@ -90,6 +90,23 @@ def test_without_a_module_s_name_the_node_s_own_is_taken() -> None:
     assert found == LayerOfFile("node_linear", MACS["fc"])
 
 
+def test_torch_s_record_of_scopes_names_a_layer_whose_weight_was_renamed() -> None:
+    model = network()
+    for node in model.graph.node:
+        node.input[:] = ["val_46" if name == "fc.weight" else name for name in node.input]
+        if node.name == "node_linear":
+            entry = node.metadata_props.add()
+            entry.key, entry.value = "pkg.torch.onnx.name_scopes", "['', 'head', 'head.fc', 'linear']"
+    names = LayerNames(model, {"x": (1, 3, 8, 8)})
+    # no weight: an activation might be both factors, of which a module may hold several
+    assert names.name_of(model.graph.node[6]) == "head.fc: node_linear"
+    for tensor in model.graph.initializer:
+        tensor.name = "val_46" if tensor.name == "fc.weight" else tensor.name
+    assert LayerNames(model, {"x": (1, 3, 8, 8)}).name_of(model.graph.node[6]) == "head.fc"
+    model.graph.node[6].metadata_props[0].value = "['', "
+    assert LayerNames(model, {"x": (1, 3, 8, 8)}).name_of(model.graph.node[6]) == "node_linear"
+
+
 def test_a_real_profile_counts_the_layers_own_work_not_that_of_full_blocks(tmp_path: Path) -> None:
     path = tmp_path / "network.onnx"
     onnx.save(network(), path)
