@@ -18,8 +18,8 @@ from l0runtime.errors import OptionError, UnsupportedModelError
 
 MODEL = ConditionalModel(
     (
-        ConditionalBlock("a", "ga", "da", "", "samples", None, True, True, 100, 1, 0),
-        ConditionalBlock("b", "gb", "db", "", "samples", 0, False, True, 10, 1, 0),
+        ConditionalBlock("a", "ga", "da", "", "samples", None, True, True, 100, 1, 0, "a.If"),
+        ConditionalBlock("b", "gb", "db", "", "samples", 0, False, True, 10, 1, 0, "b.If"),
     ),
     7,
 )
