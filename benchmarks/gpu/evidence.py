@@ -38,6 +38,7 @@ class Settings:
         searched: widths at which layouts and algorithm searches are compared.
         image: height and width of the sweep's images.
         compiled: networks for which torch.compile is tried.
+        blocks: channels and height and width of the residual blocks that a gate skips.
         seconds: to time one way of one case.
         limit_seconds: for everything.
     """
@@ -51,6 +52,7 @@ class Settings:
     searched: tuple[int, ...]
     image: int
     compiled: tuple[str, ...]
+    blocks: tuple[tuple[int, int], ...]
     seconds: float
     limit_seconds: float
 
@@ -65,6 +67,7 @@ FULL = Settings(
     searched=(48, 56, 60, 63, 64, 72),
     image=56,
     compiled=("ResNet-50", "ViT-B"),
+    blocks=((16, 16), (16, 32), (64, 32), (64, 56), (128, 56), (256, 56), (512, 28)),
     seconds=0.15,
     limit_seconds=510.0,  # the last case may go on for a while
 )
@@ -78,6 +81,7 @@ DRY = Settings(
     searched=(8,),
     image=6,
     compiled=("LeNet-5",),
+    blocks=((4, 4),),
     seconds=0.001,
     limit_seconds=120.0,
 )
@@ -142,10 +146,11 @@ class Evidence:
 
 def gather(settings: Settings, out: Path, folder: Path) -> Evidence:
     """Measure everything, the most telling first."""
-    from benchmarks.gpu import cases
+    from benchmarks.gpu import cases, conditional
 
     evidence = Evidence(out, settings)
-    for section in (cases.correctness, cases.sweep, cases.speed_ups, cases.graphs, cases.native, cases.compiled):
+    sections = (cases.correctness, cases.sweep, cases.speed_ups, cases.graphs, cases.native, cases.compiled)
+    for section in (*sections, conditional.skipping):
         section(evidence, settings, folder)
     evidence.write()
     return evidence

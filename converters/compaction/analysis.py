@@ -46,7 +46,7 @@ def analyse(graph: ir.Graph) -> Analysis:
         stated = relate(node)
         for relation in stated:
             relation.forward(facts)
-        maps.forward(node)
+        maps.forward(node, stated)
         of_node[node] = tuple(stated)
         relations += stated
     constant_outputs = find_constant_outputs(graph, facts)

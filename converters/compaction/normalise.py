@@ -17,9 +17,11 @@ from converters.compaction.axes import array_of, is_constant
 from converters.compaction.names import register_initializer
 from converters.compaction.quantised_weights import dequantise_weights
 from converters.compaction.recognise import recognise_layer_norms
+from converters.compaction.resize_sizes import rewrite_resize_sizes
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shape_inference import infer_missing_shapes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
+from converters.compaction.split_views import split_before_views
 from converters.compaction.strided_views import recognise_strided_views
 from converters.compaction.view_chains import canonicalise_view_chains
 
@@ -29,6 +31,7 @@ _NOT_FOLDED = frozenset(
     {
         *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
         *("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"),
+        "Dropout",  # in training mode it draws
     }
 )
 # An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).
@@ -49,8 +52,10 @@ def normalise(model: ir.Model) -> None:
         infer_missing_shapes(model)  # what has been completed may be all that was missing
         contents = complete_shapes(graph)
     recognise_strided_views(graph, contents)
+    split_before_views(graph)
     canonicalise_view_chains(graph)
     rewrite_shape_operands(graph, contents)
+    rewrite_resize_sizes(graph, contents)
     recognise_layer_norms(graph)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)

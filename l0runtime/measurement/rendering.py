@@ -25,11 +25,12 @@ def print_report(report: BenchReport, console: Console) -> None:
     models = Table(box=None, pad_edge=False, title="models", title_justify="left")
     for column in ("model", "parameters", "MACs", "file MB", "cold start ms", "peak memory MB"):
         models.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
-    for facts, macs in (
-        (report.baseline, report.results[0].baseline_macs),
-        (report.candidate, report.results[0].candidate_macs),
+    first = report.results[0]
+    for facts, macs, least in (
+        (report.baseline, first.baseline_macs, first.baseline_least_macs),
+        (report.candidate, first.candidate_macs, first.candidate_least_macs),
     ):
-        models.add_row(*_model_row(facts, macs))
+        models.add_row(*_model_row(facts, macs, least))
     console.print(models)
     speeds = Table(box=None, pad_edge=False, title="latency (p50/p90/p99 ms)", title_justify="left")
     for column in ("batch", "gated", "compact", "compact items/s", "speed-up [95 % CI]", "A/A control", "verdict"):
@@ -65,13 +66,13 @@ def print_report(report: BenchReport, console: Console) -> None:
             console.print(Text(sentence))
 
 
-def _model_row(facts: ModelFacts, macs: int) -> list[str]:
+def _model_row(facts: ModelFacts, macs: int, least: int | None) -> list[str]:
     footprint = facts.footprint
     memory = None if footprint is None else footprint.peak_memory_bytes
     return [
         facts.path,
         f"{facts.parameters:,}",
-        f"{macs:,}",
+        f"{macs:,}" if least is None else f"{least:,} to {macs:,}",
         f"{facts.file_bytes / 1e6:.2f}",
         "" if footprint is None else f"{footprint.cold_start_ms:.1f}",
         "" if memory is None else f"{memory / 1e6:.1f}",
@@ -102,8 +103,8 @@ def _profile_table(name: str, nodes: tuple[NodeProfile, ...]) -> Any:
     return table
 
 
-def plot_report(report: BenchReport, path: Path) -> None:
-    """Latency against batch size and, if profiled, time by operator, as PNG, SVG or PDF.
+def make_figure(path: Path, panels: int) -> Any:
+    """An empty figure with room for panels side by side.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -117,9 +118,28 @@ def plot_report(report: BenchReport, path: Path) -> None:
         raise MissingDependencyError(
             "a plot needs matplotlib, which is not installed. Run: pip install 'l0runtime[plot]'"
         ) from error
+    return Figure(figsize=(6 * panels, 4), layout="constrained")
 
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure; nothing half-written stays behind."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(temporary, format=path.suffix[1:])
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plot_report(report: BenchReport, path: Path) -> None:
+    """Latency against batch size and, if profiled, time by operator, as PNG, SVG or PDF.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        OptionError: the file name ends in no format known here.
+    """
     panels = 1 if report.profile is None else 2
-    figure = Figure(figsize=(6 * panels, 4), layout="constrained")
+    figure = make_figure(path, panels)
     left = figure.add_subplot(1, panels, 1)
     batches = [result.batch for result in report.results]
     for name, latencies in (
@@ -143,9 +163,4 @@ def plot_report(report: BenchReport, path: Path) -> None:
                 bottom += node.time_us
         right.set_xticks([0, 1], ["gated", "compact"])
         right.set_ylabel("time by node, first at the bottom (us)")
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:])
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_figure(figure, path)

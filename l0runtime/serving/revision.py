@@ -150,7 +150,7 @@ def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
 
 def _why_not_merged(session: Session, samples: Feed) -> str | None:
     try:
-        guard = RowGuard(session.inputs, session.outputs)
+        guard = RowGuard(session.inputs, session.outputs, session.metadata)
         guard.check(session.run_arrays, samples)
     except (UnsupportedModelError, InputError) as error:
         return str(error)

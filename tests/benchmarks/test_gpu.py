@@ -15,7 +15,7 @@ from benchmarks.gpu.timing import Timed, time_ways
 from benchmarks.native_width.networks import NETWORKS
 from l0runtime.machine import nvidia_gpus
 
-SECTIONS = ["correctness", "sweep", "speed_ups", "graphs", "native", "compiled"]
+SECTIONS = ["correctness", "sweep", "speed_ups", "graphs", "native", "compiled", "conditional"]
 
 
 def test_a_dry_run_goes_through_every_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +28,10 @@ def test_a_dry_run_goes_through_every_section(tmp_path: Path, capsys: pytest.Cap
     graph = result["sections"]["graphs"][0]
     assert graph["same"]
     assert {"run with graph", "bound with graph"} <= graph["ms"].keys()
+    skipping = result["sections"]["conditional"]
+    assert [row["batch"] for row in skipping] == [1, 2]
+    assert all(row["same"] and {"masked", "skipped", "half", "run"} == row["ms"].keys() for row in skipping)
+    assert all(0 <= row["break_even_rate"] <= 1 for row in skipping)
     table = out.with_suffix(".md").read_text()
     assert table == capsys.readouterr().out.removesuffix("\n")
     assert all(f"## {section}" in table for section in SECTIONS)

@@ -110,7 +110,9 @@ def test_a_fixed_batch_dimension_is_refused_when_loading(save_model: SaveModel) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_batch": 0}, "max_batch = 0: expected at least 1."),
+        ({"max_batch": 0}, "max_batch = 0: expected a whole number of at least 1."),
+        ({"max_batch": "8"}, "max_batch = '8': expected a whole number of at least 1."),
+        ({"buckets": 8}, "buckets = 8: expected ascending sizes of at least 1, such as (1, 8, 32)."),
         ({"buckets": (8, 4)}, "buckets = [8, 4]: expected ascending sizes of at least 1, such as (1, 8, 32)."),
         ({"buckets": (4,), "max_batch": 5}, "max_batch = 5: above the largest bucket, 4."),
     ],

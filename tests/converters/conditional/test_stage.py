@@ -103,7 +103,8 @@ def test_the_report_says_what_was_done(report: object) -> None:
     notes = report.notes  # type: ignore[attr-defined]
     assert "3: its gate fires for no input, so it was removed" in notes
     assert (
-        "1: conditional, 20,736 MACs that its gate (6 MACs) can save; too small to pay for its gate and a branch, "
+        "1: conditional, 20,736 MACs that its gate (6 MACs) can save; too small to pay for its gate and a branch on a "
+        "CPU, "
         "--measure would leave it unconditional"
     ) in notes
 
