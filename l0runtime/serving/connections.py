@@ -110,7 +110,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         before: Any = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
+        if self.cycle is not before and self.scope["method"] != "HEAD":  # whose answer has no body
             self.cycle.transport = _HeadWithBody(self.transport)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
