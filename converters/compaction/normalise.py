@@ -46,7 +46,7 @@ def normalise(model: ir.Model) -> None:
     graph = model.graph
     infer_missing_shapes(model)
     fold_constants(graph)
-    passes.IdentityEliminationPass()(model)
+    remove_identities(graph)
     contents = complete_shapes(graph)
     if any(output.shape is None for node in graph for output in node.outputs):
         infer_missing_shapes(model)  # what has been completed may be all that was missing
@@ -82,6 +82,30 @@ def fold_constants(graph: ir.Graph) -> None:
                 )
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
+
+
+def remove_identities(graph: ir.Graph) -> None:
+    """Let the readers of y = Identity(x) read x; an output of the model keeps its name.
+
+    Where y is an output and x an output, an input or an initializer, both names are needed and the node stays.
+    (The pass of onnx-ir renames x in the first of these cases, so that one output is lost.)
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
+            continue
+        x, y = node.inputs[0], node.outputs[0]
+        if x is None:
+            continue
+        if y.is_graph_output() and (x.is_graph_output() or x.is_graph_input() or x.is_initializer()):
+            continue
+        x.type = y.type if x.type is None else x.type
+        x.shape = y.shape if x.shape is None else x.shape
+        name = y.name if y.is_graph_output() else x.name
+        if y.is_graph_output():
+            y.name = f"{name}_identity"
+        y.replace_all_uses_with(x, replace_graph_outputs=True)
+        x.name = name
+        graph.remove(node, safe=True)
 
 
 def _has_subgraph(node: ir.Node) -> bool:
