@@ -301,6 +301,13 @@ def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
     delattr(model, CHILD)
 
 
+def own_class(module: nn.Module) -> None:
+    """Give a parametrised module a class of its own: copies share one, which removing a parametrisation changes."""
+    shared = type(module)
+    content = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, content)
+
+
 @torch.no_grad()
 def _remove_scales(module: nn.Module, name: str, fold: bool) -> None:
     chain = module.get_submodule(f"parametrizations.{name}")
@@ -313,6 +320,7 @@ def _remove_scales(module: nn.Module, name: str, fold: bool) -> None:
             f"{name} of {type(module).__name__}: has other parametrisations beside the gates; remove them first."
         )
     value = chain().detach().clone() if fold else None
+    own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     if value is not None:
         getattr(module, name).copy_(value)

@@ -228,3 +228,14 @@ def test_a_state_dict_survives_pickling() -> None:
     attach(model, "auto", inputs)
     state = pickle.loads(pickle.dumps(model.state_dict()))
     model.load_state_dict(state)
+
+
+def test_detaching_a_copy_leaves_the_original_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    x = torch.randn(2, 3, 8, 8)
+    attach(model.eval(), "auto", x)
+    expected = model(x)
+    twin = copy.deepcopy(model)
+    detach(twin)
+    torch.testing.assert_close(twin(x), expected)
+    torch.testing.assert_close(model(x), expected)
