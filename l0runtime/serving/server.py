@@ -32,6 +32,7 @@ from l0runtime.serving.options import ServeOptions
 from l0runtime.serving.reloading import Reloader
 from l0runtime.serving.rest import RestApp
 
+_OTHER_FILES = 256  # models, libraries, logs
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -175,7 +176,6 @@ class Server:
             date_header=False,
             proxy_headers=False,
             backlog=2048,
-            limit_concurrency=options.limits.connections,
             timeout_keep_alive=max(1, round(options.limits.idle_s)),
             timeout_graceful_shutdown=max(1, round(options.shutdown_s)),
             ssl_certfile=None if options.tls_certificate is None else str(options.tls_certificate),
@@ -197,6 +197,8 @@ class Server:
 
 async def serve(models: Mapping[str, Path], options: ServeOptions, log: EventLog | None = None) -> None:
     """Serve until SIGTERM, or SIGINT, which does not drain. A second signal ends at once."""
+    log = log or EventLog()
+    _raise_file_limit(options.limits.connections, log)
     loop = asyncio.get_running_loop()
     caught: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -225,6 +227,23 @@ def run_server(models: Mapping[str, Path], options: ServeOptions, log: EventLog 
         asyncio.run(serve(models, options, log))
         return
     uvloop.run(serve(models, options, log))
+
+
+def _raise_file_limit(connections: int, log: EventLog) -> None:
+    """Ask the system for as many open files as connections need; say so where it does not give them."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    wanted = 2 * connections + _OTHER_FILES  # over REST and over gRPC
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+        if given < wanted:
+            log.warning(
+                "few_open_files", wanted=wanted, given=given, advice="raise ulimit -n or lower --max-connections"
+            )
 
 
 def _listening_socket(options: ServeOptions) -> socket.socket:

@@ -219,7 +219,12 @@ def test_one_connection_too_many_is_refused_at_once(start: Start) -> None:
     time.sleep(0.2)
     with connect(server) as client:
         client.sendall(HEAD + BODY)
-        assert status_of(client.recv(65536)) == 503
+        answer = everything(client)
+    assert status_of(answer) == 503
+    assert b"retry-after: 1\r\n" in answer
+    assert answer.endswith(b'{"error":"3 connections are open already; try again later."}')
+    held[1].sendall(HEAD + BODY)  # those that were there first are served all the same
+    assert status_of(held[1].recv(65536)) == 200
     for one in held:
         one.close()
     time.sleep(0.2)
