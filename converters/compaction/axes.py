@@ -33,6 +33,10 @@ _SAMPLE = 16
 PADDING = -2
 
 
+class DynamicAxisError(ValueError):
+    """A dimension was taken to have a known size, but it has none; shapes in a file may contradict each other."""
+
+
 class Axis(NamedTuple):
     """Dimension `dim` of `value`."""
 
@@ -44,7 +48,7 @@ class Axis(NamedTuple):
         """Number of indices; raises if the dimension is dynamic."""
         size = static_size(self.value, self.dim)
         if size is None:
-            raise ValueError(f"dimension {self.dim} of '{self.value.name}' is dynamic")
+            raise DynamicAxisError(f"dimension {self.dim} of '{self.value.name}' is dynamic")
         return size
 
     def __str__(self) -> str:

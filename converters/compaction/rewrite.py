@@ -247,12 +247,17 @@ def rewrite(edit: Edit) -> None:
             fix(edit, node)
     remove_dead_nodes(graph)
     insert_selections(edit)
-    for value in list(graph.initializers.values()):
-        if not edit.is_final(value) and edit.is_cut(value):
-            _slice_initializer(edit, value)
+    slice_initializers(edit)
     for node in graph:
         for output in node.outputs:
             _update_shape(edit, output)
+
+
+def slice_initializers(edit: Edit) -> None:
+    """Cut every initializer that the decision cuts and no fixup has made anew."""
+    for value in list(edit.graph.initializers.values()):
+        if not edit.is_final(value) and edit.is_cut(value):
+            _slice_initializer(edit, value)
 
 
 def _slice_initializer(edit: Edit, value: ir.Value) -> None:
