@@ -216,4 +216,7 @@ async def sweep_regularly(connections: set[Any], limits: Limits) -> None:
         await asyncio.sleep(every_s)
         now = time.monotonic()
         for connection in list(connections):
-            connection.sweep(now)
+            try:
+                connection.sweep(now)
+            except Exception:  # one that cannot even be looked at must not end the watch over all others
+                connection.transport.abort()
