@@ -147,6 +147,10 @@ class Server:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", options.limits.head_bytes),
                 ("grpc.so_reuseport", 0),
+                # clients that connect and say nothing, that are gone without a word, and that ask no more
+                ("grpc.server_handshake_timeout_ms", max(1, round(options.limits.receive_s * 1e3))),
+                ("grpc.keepalive_time_ms", max(1, round(options.limits.idle_s * 1e3))),
+                ("grpc.max_connection_idle_ms", max(1, round(options.limits.idle_s * 1e3))),
             ],
         )
         self._grpc_service = GrpcService(self.repository, options, self._log)
