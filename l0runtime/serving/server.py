@@ -219,6 +219,7 @@ async def serve(models: Mapping[str, Path], options: ServeOptions, log: EventLog
     again.cancel()
     if not stopping.done():
         stopping.cancel()
+        log.warning("stopped_at_once", reason="a second signal; what was in work is lost")
         return
     await stopping
 
