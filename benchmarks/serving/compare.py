@@ -1,6 +1,6 @@
 """How fast is `l0runtime serve` beside KServe's Python SDK and LitServe, serving one model in one run?
 
-    python benchmarks/serving/compare.py --kserve ENV --litserve ENV --out benchmarks/serving/result.json
+    python -m benchmarks.serving.compare --kserve ENV --litserve ENV --out benchmarks/serving/result.json
 
 The servers take turns in blocks of random order; those whose turn it is not are stopped by a signal. Bars:
 32 clients: at least 5 times KServe's requests a second and 3 times LitServe's; one client: at most half of KServe's

@@ -5,7 +5,7 @@ binary has no other), 32 clients ask it, and its statistics tell the sizes of it
 one with a tensor of every dtype, in several shapes, which must come back as they are, and one whose rows mix, which
 must see its requests one by one.
 
-    python benchmarks/serving/triton_proof.py ENVIRONMENT --out benchmarks/serving/triton.json
+    python -m benchmarks.serving.triton_proof ENVIRONMENT --out benchmarks/serving/triton.json
 """
 
 from __future__ import annotations
