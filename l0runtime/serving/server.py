@@ -116,20 +116,24 @@ class Server:
         self._log.info("stopping", drain=drain)
         self.repository.is_ready = False
         assert self._uvicorn is not None
-        assert self._uvicorn_task is not None
-        assert self._listening is not None
         self._uvicorn.config.encoded_headers.append((b"connection", b"close"))
         self._uvicorn.server_state.default_headers = list(self._uvicorn.config.encoded_headers)
         if drain:
             await asyncio.sleep(self._options.drain_s)
-        await asyncio.gather(stop_listening(self._uvicorn, self._listening), self._stop_grpc())
-        self._uvicorn.should_exit = True
-        await self._uvicorn_task
+        await asyncio.gather(self._stop_rest(), self._stop_grpc())
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self.repository.close()
         self._log.info("stopped")
+
+    async def _stop_rest(self) -> None:
+        assert self._uvicorn is not None
+        assert self._uvicorn_task is not None
+        assert self._listening is not None
+        await stop_listening(self._uvicorn, self._listening)
+        self._uvicorn.should_exit = True
+        await self._uvicorn_task
 
     async def _stop_grpc(self) -> None:
         if self._grpc is None or self._grpc_service is None:
