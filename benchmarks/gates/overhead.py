@@ -17,10 +17,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +70,8 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def compare(name: str, batch: int, pairs: int, per_example: bool) -> dict[str, Any]:
+    import timm
+
     torch.manual_seed(0)
     size = _MODELS[name]
     x, y = torch.randn(batch, 3, size, size), torch.randint(0, 1000, (batch,))
@@ -117,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     runs = [compare(name, arguments.batch, arguments.pairs, False) for name in _MODELS]
     runs.append(compare("resnet18", arguments.batch, arguments.pairs, True))
-    document = {"bar": _BAR, "versions": {**versions(), "timm": timm.__version__}, "runs": runs}
+    document = {"bar": _BAR, "versions": {**versions(), "timm": version("timm")}, "runs": runs}
     arguments.result.write_text(json.dumps(document, indent=1) + "\n")
     missed = [r["model"] for r in runs if r["samples"] == "per batch" and r["ratio"] > _BAR]
     if missed:

@@ -41,11 +41,26 @@ class Outcome:
         return self.answered / self.seconds if self.seconds else 0.0
 
 
+def unchunked(buffer: bytes, at: int) -> bytes | None:
+    """A body in chunks that starts at `at`; None if it is not there whole."""
+    if not buffer.endswith(b"0\r\n\r\n"):
+        return None
+    parts = []
+    while at < len(buffer):
+        line = buffer.find(b"\r\n", at)
+        size = int(buffer[at:line], 16)
+        if size == 0:
+            return b"".join(parts)
+        parts.append(buffer[line + 2 : line + 2 + size])
+        at = line + 4 + size
+    return None
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, client: _Client) -> None:
         self._client = client
         self._buffer = b""
-        self._needed = -1  # bytes of head and body together, -1 until the head is known
+        self._needed = -1  # bytes of head and body together, -1 until the head is known, 0 for a body in chunks
         self._head_end = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -59,15 +74,23 @@ class _Connection(asyncio.Protocol):
             if end < 0:
                 return
             head = self._buffer[:end].lower()
+            self._head_end = end
+            if b"transfer-encoding: chunked" in head:
+                self._needed = 0
+        if self._needed < 0:
             at = head.find(b"content-length:", head.find(b"\r\n"))
             while at >= 0 and head[at - 1 : at] != b"\n":  # inference-header-content-length ends alike
                 at = head.find(b"content-length:", at + 1)
             stop = head.find(b"\r\n", at)
             self._needed = end + 4 + int(head[at + 15 : stop if stop >= 0 else len(head)])
-            self._head_end = end
-        if len(self._buffer) >= self._needed:
-            head, body = self._buffer[: self._head_end], self._buffer[self._head_end + 4 : self._needed]
-            self._buffer, self._needed = b"", -1
+        if self._needed == 0:
+            body = unchunked(self._buffer, self._head_end + 4)
+        elif len(self._buffer) >= self._needed:
+            body = self._buffer[self._head_end + 4 : self._needed]
+        else:
+            body = None
+        if body is not None:
+            head, self._buffer, self._needed = self._buffer[: self._head_end], b"", -1
             self._client.received(self, head, body)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -78,14 +101,21 @@ class _Client:
     """One client: sends its next request when the last one is answered."""
 
     def __init__(
-        self, host: str, port: int, exchanges: list[Exchange], outcome: Outcome, until: float, most: int
+        self,
+        host: str,
+        port: int,
+        exchanges: list[Exchange],
+        outcome: Outcome,
+        until: float,
+        most: int,
+        reconnects: bool,
     ) -> None:
         self._where = (host, port)
         self._exchanges, self._outcome, self._until, self._most = exchanges, outcome, until, most
+        self._reconnects = reconnects
         self._next = 0
         self._sent_at = 0.0
         self._waits = False
-        self._ending = False
         self.done: asyncio.Event = asyncio.Event()
 
     async def start(self) -> None:
@@ -112,10 +142,8 @@ class _Client:
             outcome.wrong += 1
             outcome.first_wrong = outcome.first_wrong or f"{head!r} {body[:200]!r}"
         if b"connection: close" in head.lower():
-            self._ending = True  # the server takes its leave; it closes the connection
-            return
+            return  # the server takes its leave, and closes the connection
         if now >= self._until or outcome.answered >= self._most:
-            self._ending = True
             connection.transport.close()
             return
         self.send(connection)
@@ -123,21 +151,32 @@ class _Client:
     def lost(self, connection: _Connection) -> None:
         if self._waits:
             self._outcome.lost += 1
+        elif self._reconnects and time.perf_counter() < self._until and self._outcome.answered < self._most:
+            self._again = asyncio.ensure_future(self.start())
+            return
         self.done.set()
 
 
 async def run_clients(
-    host: str, port: int, exchanges: list[list[Exchange]], *, seconds: float, most: int = 10**9
+    host: str,
+    port: int,
+    exchanges: list[list[Exchange]],
+    *,
+    seconds: float,
+    most: int = 10**9,
+    reconnects: bool = False,
 ) -> Outcome:
     """Run one client for each list of exchanges.
 
     Args:
         seconds: after which no client sends again.
         most: answers in all after which no client sends again.
+        reconnects: whether a client whose connection the server ended with an answer opens another; it stops where
+            that is refused.
     """
     outcome = Outcome()
     started = time.perf_counter()
-    clients = [_Client(host, port, own, outcome, started + seconds, most) for own in exchanges]
+    clients = [_Client(host, port, own, outcome, started + seconds, most, reconnects) for own in exchanges]
     await asyncio.gather(*(client.start() for client in clients))
     await asyncio.gather(*(client.done.wait() for client in clients))
     outcome.seconds = time.perf_counter() - started

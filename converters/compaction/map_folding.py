@@ -3,9 +3,10 @@
 The map adds one elementwise pass over the output; it saves the columns of the weight, the channels' own chain
 (typically a depthwise convolution, a norm and an activation) and the convolution that made them. **Cost model**
 (onnxruntime 1.31, one CPU core, float32; ratios only): a multiply-accumulate 0.02 ns, an element that is
-written by a cheap operator 0.3 ns, an element of the added map 0.35 ns. A channel of a chain is counted as
-three cheap operators. The map must win by a quarter. Its stored size is small, because a map repeats itself
-away from the border: equal rows and columns are stored once (see `Edit.add_map`).
+written by a cheap operator 0.3 ns, an element that is copied 0.2 ns, an element of the added map 0.35 ns. A
+channel of a chain is counted as three cheap operators, and on its way through Concat, Split and Gather it is
+copied. The map must win by a quarter. Its stored size is small, because a map repeats itself away from the
+border: equal rows and columns are stored once (see `Edit.add_map`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MAC_NS = 0.02
 _CHAIN_NS = 3 * 0.3
 _MAP_NS = 0.35
+_COPY_NS = 0.2
 _MARGIN = 1.25
 
 
@@ -39,7 +41,7 @@ def permit_maps(relations: Iterable[Relation], maps: Maps, facts: Facts) -> None
         if _space(relation.data.value) is None:
             continue
         fixed = _mapped(relation, maps, facts)
-        if fixed is not None and _pays(relation.node, _saved_channels(relation, fixed, facts)):
+        if fixed is not None and _pays(relation.node, _saved_channels(relation, fixed, facts), maps):
             relation.mapped = fixed
 
 
@@ -90,7 +92,7 @@ def folded_maps(analysis: Analysis, permission: Permission) -> dict[Relation, Ma
     return found
 
 
-def _pays(node: ir.Node, channels: int) -> bool:
+def _pays(node: ir.Node, channels: int, maps: Maps) -> bool:
     x, weight, output = node.inputs[0], array_of(node.inputs[1]), node.outputs[0]
     if x is None or weight is None:
         return False
@@ -99,13 +101,17 @@ def _pays(node: ir.Node, channels: int) -> bool:
         return False
     # a removed channel of a group is read by that group's outputs alone
     readers = weight.shape[0] * weight.shape[1] / max(1, Axis(x, 1).size)
-    saved = readers * math.prod(weight.shape[2:]) * after * _MAC_NS + before * _CHAIN_NS + _cost_to_make(x)
+    saved = readers * math.prod(weight.shape[2:]) * after * _MAC_NS + before * _CHAIN_NS + _cost_to_make(x, maps)
     return bool(channels * saved > _MARGIN * weight.shape[0] * after * _MAP_NS)
 
 
-def _cost_to_make(value: ir.Value) -> float:
-    """Nanoseconds for the convolutions that make one channel: a dense one, and depthwise ones behind it."""
+def _cost_to_make(value: ir.Value, maps: Maps) -> float:
+    """Nanoseconds for what makes one channel: a dense convolution, depthwise ones behind it, copies."""
     total = 0.0
+    while routes := maps.routes(value):
+        # most of its fixed channels come from one source
+        value = max(routes, key=lambda route: int(maps.fixed(route.source)[route.origin].sum())).source
+        total += (_space(value) or 0) * _COPY_NS
     node = value.producer()
     while node is not None and (node.op_type == "Conv" or node.op_type in FUNCTIONS):
         varying = [operand for operand in node.inputs if operand is not None and not is_constant(operand)]

@@ -12,16 +12,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Facts, Mask, array_of, as_float64, is_constant, rank, static_size
+from converters.compaction.axes import Axis, Facts, Mask, array_of, as_float64, axes_of, is_constant, rank, static_size
+from converters.compaction.relations import Concatenate, Relation, Same, Select
 
 Map = NDArray[np.float64]
 _CHANNEL = 1
+
+
+class Route(NamedTuple):
+    """Channels `to` of a value are channels `origin` of `source`, unchanged (Concat, Split, Slice, Gather)."""
+
+    source: ir.Value
+    origin: NDArray[np.int64]
+    to: NDArray[np.int64]
 
 
 class Maps:
@@ -35,6 +45,11 @@ class Maps:
         self._facts = facts
         self._functions = functions
         self._varying: dict[ir.Value, Mask] = {}
+        self._routes: dict[ir.Value, tuple[Route, ...]] = {}
+
+    def routes(self, value: ir.Value) -> tuple[Route, ...]:
+        """Where the value's channels come from, if its node only rearranges those of others."""
+        return self._routes.get(value, ())
 
     def varying(self, value: ir.Value | None) -> Mask | None:
         """Channels that are fixed but not constant, shape [C]; None when there are none."""
@@ -48,11 +63,19 @@ class Maps:
         varying = self._varying.get(value)
         return mask if varying is None else mask | varying
 
-    def forward(self, node: ir.Node) -> None:
-        """Find out which channels of the node's output are fixed; runs after the node's constants are known."""
+    def forward(self, node: ir.Node, stated: Sequence[Relation]) -> None:
+        """Find out which channels of the node's outputs are fixed; runs after the node's constants are known.
+
+        Args:
+            stated: the node's relations; for an operator that rearranges channels they say which go where.
+        """
         if node.domain not in ("", "ai.onnx") or not node.inputs or not node.outputs:
             return
         output = node.outputs[0]
+        if node.op_type in ("Concat", "Split", "Slice", "Gather"):
+            for output in node.outputs:
+                self._rearrange(output, stated)
+            return
         if node.op_type in ("ReduceMean", "GlobalAveragePool") and self._learn_means(node):
             return
         if not _is_spatial(output) or not any(_is_spatial(v) and self.fixed(v).any() for v in node.inputs if v):
@@ -72,6 +95,17 @@ class Maps:
         constant = self._facts.is_known(Axis(output, _CHANNEL))
         if (fixed & ~constant).any():
             self._varying[output] = fixed & ~constant
+
+    def _rearrange(self, output: ir.Value, stated: Sequence[Relation]) -> None:
+        if not _is_spatial(output):
+            return
+        routes = tuple(r for r in _routes(output, stated) if _is_spatial(r.source) and self.fixed(r.source).any())
+        fixed = np.zeros(Axis(output, _CHANNEL).size, bool)
+        for route in routes:
+            fixed[route.to] = self.fixed(route.source)[route.origin]
+        varying = fixed & ~self._facts.is_known(Axis(output, _CHANNEL))
+        if varying.any():
+            self._varying[output], self._routes[output] = varying, routes
 
     def _learn_means(self, node: ir.Node) -> bool:
         """The mean of a map over space is a constant: whether the node is such a mean."""
@@ -151,6 +185,8 @@ class Maps:
         node = value.producer()
         if value not in self._varying or node is None:
             return []
+        if value in self._routes:
+            return list(dict.fromkeys(route.source for route in self._routes[value]))
         inputs = node.inputs[:1] if node.op_type in ("Conv", "BatchNormalization", "AveragePool") else node.inputs
         return list(dict.fromkeys(v for v in inputs if v is not None and not is_constant(v)))
 
@@ -164,7 +200,13 @@ class Maps:
         if varying is None or node is None:
             assert constants is not None
             return np.broadcast_to(constants[fixed].reshape(-1, *[1] * len(space)), (fixed.size, *space))
-        if node.op_type == "Conv":
+        if value in self._routes:
+            computed = np.zeros((fixed.size, *space))
+            for route in self._routes[value]:
+                here = self.fixed(route.source)[route.origin] & np.isin(route.to, fixed)
+                rows = self._rows(route.source, route.origin[here], evaluated)
+                computed[np.searchsorted(fixed, route.to[here])] = rows
+        elif node.op_type == "Conv":
             computed = self._convolve(node, fixed, evaluated)
         elif node.op_type == "BatchNormalization":
             computed = self._normalise(node, fixed, evaluated)
@@ -181,7 +223,7 @@ class Maps:
     def _rows(self, value: ir.Value, wanted: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
         """Some of the value's fixed channels."""
         fixed = np.flatnonzero(self.fixed(value))
-        if fixed.size == wanted.size:
+        if np.array_equal(fixed, wanted):
             return evaluated[value]
         return evaluated[value][np.searchsorted(fixed, wanted)]
 
@@ -265,6 +307,26 @@ def convolve(node: ir.Node, x: Map, weight: Map, groups: int | None = None) -> M
         weights = blocks.reshape(*blocks.shape[:3], -1)[..., np.ravel_multi_index(tap, kernel)]
         out += (weights @ seen).reshape(out.shape)
     return out.reshape(-1, *sizes)
+
+
+def _routes(output: ir.Value, stated: Sequence[Relation]) -> list[Route]:
+    """Where the output's channels come from, as long as nothing moves along any other dimension."""
+    channels = Axis(output, _CHANNEL)
+    for relation in stated:
+        if isinstance(relation, Concatenate) and relation.output == channels:
+            return [
+                Route(axis.value, np.arange(axis.size), np.arange(where.start, where.stop))
+                for axis, where in relation.parts
+                if axis is not None
+            ]
+    for relation in stated:
+        if isinstance(relation, Select) and relation.output == channels and relation.source.dim == _CHANNEL:
+            source = relation.source.value
+            same = {r.axes for r in stated if isinstance(r, Same)}
+            if all((Axis(source, axis.dim), axis) in same for axis in axes_of(output) if axis != channels):
+                to = np.flatnonzero(relation.index >= 0)
+                return [Route(source, relation.index[to], to)]
+    return []
 
 
 def _is_spatial(value: ir.Value | None) -> bool:

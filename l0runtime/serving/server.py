@@ -3,7 +3,7 @@
 Stopping, after SIGTERM:
 1. Readiness turns to no, and each answer ends its connection; new connections are still answered for `drain_s`, so
    that a balancer has time to notice.
-2. No connection is taken any more; what is in work is finished, for up to `shutdown_s`.
+2. No connection is taken any more, see `leaving`; what was sent is finished, for up to `shutdown_s`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from l0runtime.errors import OptionError
 from l0runtime.serving.access import check_tls_files
 from l0runtime.serving.connections import guarded_protocol, sweep_regularly
 from l0runtime.serving.grpc_service import GrpcService
+from l0runtime.serving.leaving import GRPC_REFUSAL_S, stop_listening
 from l0runtime.serving.logs import EventLog
 from l0runtime.serving.metrics import Metrics
 from l0runtime.serving.models import ModelRepository
@@ -63,6 +64,8 @@ class Server:
         self.grpc_address: str | None = None
         self.repository = ModelRepository({})
         self._grpc: Any = None
+        self._grpc_service: GrpcService | None = None
+        self._listening: socket.socket | None = None
         self._uvicorn: _Uvicorn | None = None
         self._uvicorn_task: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
@@ -113,20 +116,26 @@ class Server:
         self.repository.is_ready = False
         assert self._uvicorn is not None
         assert self._uvicorn_task is not None
-        if drain and self._options.drain_s:
-            self._uvicorn.config.headers.append(("connection", "close"))
-            self._uvicorn.config.encoded_headers.append((b"connection", b"close"))
-            self._uvicorn.server_state.default_headers = list(self._uvicorn.config.encoded_headers)
+        assert self._listening is not None
+        self._uvicorn.config.encoded_headers.append((b"connection", b"close"))
+        self._uvicorn.server_state.default_headers = list(self._uvicorn.config.encoded_headers)
+        if drain:
             await asyncio.sleep(self._options.drain_s)
+        await asyncio.gather(stop_listening(self._uvicorn, self._listening), self._stop_grpc())
         self._uvicorn.should_exit = True
-        if self._grpc is not None:
-            await self._grpc.stop(self._options.shutdown_s)
         await self._uvicorn_task
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self.repository.close()
         self._log.info("stopped")
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is None or self._grpc_service is None:
+            return
+        self._grpc_service.refuses = True
+        await asyncio.sleep(GRPC_REFUSAL_S)
+        await self._grpc.stop(self._options.shutdown_s)
 
     async def _start_grpc(self, port: int, tls: tuple[bytes, bytes] | None) -> None:
         options = self._options
@@ -139,7 +148,8 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        self._grpc.add_generic_rpc_handlers([GrpcService(self.repository, options, self._log).handler()])
+        self._grpc_service = GrpcService(self.repository, options, self._log)
+        self._grpc.add_generic_rpc_handlers([self._grpc_service.handler()])
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
             if tls is None:
@@ -153,6 +163,7 @@ class Server:
 
     async def _start_rest(self, listening: socket.socket, metrics: Metrics) -> None:
         options = self._options
+        self._listening = listening
         config = uvicorn.Config(
             RestApp(self.repository, options, self._log, metrics.page),
             http=guarded_protocol(options.limits),
@@ -227,6 +238,7 @@ def _listening_socket(options: ServeOptions) -> socket.socket:
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
+        found.setblocking(False)
         try:
             if sys.platform != "win32":
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -114,8 +114,8 @@ def load(
     if optimization not in _LEVELS:
         raise OptionError(f"optimization '{optimization}': expected {', '.join(_LEVELS)}.")
     for name, count in (("threads", threads), ("inter_op_threads", inter_op_threads), ("async_threads", async_threads)):
-        if count is not None and count < 1:
-            raise OptionError(f"{name} = {count}: expected at least 1.")
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise OptionError(f"{name} = {count!r}: expected a whole number of at least 1.")
     check_options(max_batch, buckets)
     check_precision(precision)
     _check_gpu_options(where, cuda_graphs=cuda_graphs, allow_cpu_nodes=allow_cpu_nodes, memory_limit=memory_limit)

@@ -10,6 +10,7 @@ from cases import (  # noqa: F401
     corners,
     depth,
     elementwise,
+    elsewhere,
     formats,
     gate_forms,
     layout,
@@ -18,6 +19,7 @@ from cases import (  # noqa: F401
     pooling,
     quantised,
     recurrent,
+    silence,
     subgraphs,
 )
 from cases.table import CASES, Case

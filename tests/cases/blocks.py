@@ -378,3 +378,30 @@ def mean_over_the_rows_of_maps_that_do_not_depend_on_the_input(r):
         }}""",
         w1=w1, b1=1 + np.abs(vector(r, 8)), w2=weight(r, 8, 1, 3, 3), rows=[2], w3=weight(r, 4, 8, 1, 1),
     )  # fmt: skip
+
+
+@case(params=6 * 8 + 8 + 2 * (4 * 4 + 4) + 2 * 4 * 3 * 3)
+def channel_shuffle_of_maps_that_do_not_depend_on_the_input(r):
+    """ShuffleNet with a closed branch: its maps pass a Concat, a shuffle and a Split on their way to two readers.
+
+    Channels 8 to 15 are maps. The first half of the shuffled channels holds 0 to 3 and 8 to 11, the second the rest.
+    """
+    return model(
+        f"""(float[N,6,8,8] x) => (float[N,4,8,8] y) {{
+            {conv('e', 'x', 'w1, b1', 'pads=[0,0,0,0]')}
+            a1 = Relu(e)
+            {conv('d', 'x', 'w2, b2', 'pads=[0,0,0,0]')}
+            {conv('dw', 'd', 'w3, b3', 'pads=[1,1,1,1], group=8')}
+            a2 = Relu(dw)
+            c = Concat<axis=1>(a1, a2)
+            s = Gather<axis=1>(c, order)
+            p, q = Split<axis=1, num_outputs=2>(s)
+            {conv('u', 'p', 'w4, b4', 'pads=[0,0,0,0]')}
+            {conv('v', 'q', 'w5, b5', 'pads=[0,0,0,0]')}
+            y = Mul(u, v)
+        }}""",
+        w1=weight(r, 8, 6, 1, 1), b1=vector(r, 8), w2=np.zeros((8, 6, 1, 1), np.float32), b2=vector(r, 8),
+        w3=weight(r, 8, 1, 3, 3), b3=1 + np.abs(vector(r, 8)),
+        order=[0, 8, 1, 9, 2, 10, 3, 11, 15, 7, 14, 6, 13, 5, 12, 4],
+        w4=weight(r, 4, 8, 1, 1), b4=vector(r, 4), w5=weight(r, 4, 8, 1, 1), b5=vector(r, 4),
+    )  # fmt: skip

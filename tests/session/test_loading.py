@@ -64,7 +64,7 @@ def test_a_node_left_on_the_cpu_is_named_and_refused_unless_allowed() -> None:
         ({"device": "gpu"}, "device 'gpu': expected cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>."),
         ({"device": "cpu:1"}, "device 'cpu:1': expected cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>."),
         ({"device": "cpu", "thread": 2}, "option 'thread': unknown; did you mean 'threads'?"),
-        ({"device": "cpu", "threads": 0}, "threads = 0: expected at least 1."),
+        ({"device": "cpu", "threads": 0}, "threads = 0: expected a whole number of at least 1."),
         (
             {"device": "cpu", "settings": {"session.intra_op.allow_spining": "0"}},
             "session setting 'session.intra_op.allow_spining': unknown; "
