@@ -110,8 +110,8 @@ def sweep_rates(
         rows = len(next(iter(feed.values())))
         if rows != batch:
             raise InputError(
-                f"{conditional}: batch {batch}: its inputs have the fixed first dimension {rows}. Export the model with "
-                "a dynamic batch, or bench that size."
+                f"{conditional}: batch {batch}: its inputs have the fixed first dimension {rows}. Export the model "
+                "with a dynamic batch, or bench that size."
             )
         at_shapes = recount(proto, model, {name: array.shape for name, array in feed.items()})
         cases: dict[str, list[Callable[[], object]]] = {}
