@@ -98,18 +98,18 @@ def width_table(widths: tuple[WidthChange, ...], title: str = "widths") -> Table
     return table
 
 
-def conditional_table(model: ConditionalModel) -> Table:
+def conditional_table(model: ConditionalModel) -> Group:
     """One line per block that runs for some inputs only; its work is that of one sample, without blocks within it."""
     always, masked = model.macs_always, model.macs_masked
-    title = f"blocks that run for some inputs only: {always:,} MACs when none runs, {masked:,} when all do"
-    table = Table("block", "within", "decided for", title=title, title_justify="left")
+    head = Text(f"blocks that run for some inputs only: {always:,} MACs when none runs, {masked:,} when all do")
+    table = Table("block", "within", "decided for")
     for name in ("MACs", "its gate's", "parameters"):
         table.add_column(name, justify="right")
     for block in model.blocks:
         parent = "" if block.parent is None else model.blocks[block.parent].name
         figures = (block.macs, block.gate_macs, block.parameters)
         table.add_row(block.name, parent, _FORMS.get(block.form, block.form), *(f"{figure:,}" for figure in figures))
-    return table
+    return Group(head, table)
 
 
 def kept_lines(kept: tuple[KeptAxis, ...], without_rule: tuple[str, ...]) -> list[RenderableType]:

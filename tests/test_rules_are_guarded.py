@@ -177,6 +177,14 @@ def test_maps_whose_order_a_shuffle_is_believed_to_keep_are_noticed(monkeypatch:
     assert somebody_notices(["channel_shuffle_of_maps_that_do_not_depend_on_the_input"])
 
 
+def test_map_that_a_view_is_believed_to_keep_in_place_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmoved(self: maps.Maps, node: ir.Node, fixed: np.ndarray, evaluated: dict[ir.Value, maps.Map]) -> maps.Map:
+        return self._rows(node.inputs[0], fixed, evaluated).reshape(fixed.size, -1)[:, ::-1]
+
+    monkeypatch.setattr(maps.Maps, "_rearranged", unmoved)
+    assert somebody_notices(["tokens_of_maps_that_do_not_depend_on_the_input"])
+
+
 def test_average_over_hanging_windows_taken_for_a_convolution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "_has_plain_windows", lambda node: True)
     assert somebody_notices(["average_pool_of_constants_with_hanging_windows"])

@@ -7,6 +7,7 @@ inferred, shape operands written as numbers where the shape is known, and one in
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -36,19 +37,24 @@ _NOT_FOLDED = frozenset(
         "Dropout",  # in training mode it draws
     }
 )
+_VIEWS = frozenset({"Transpose", "Shape", "Size"})
 # An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).
 _LARGEST_GROWTH_BYTES = 1 << 20
 
 
-def normalise(model: ir.Model) -> None:
-    """Apply all normalisations in place."""
+def normalise(model: ir.Model, parameters: Collection[str] = ()) -> None:
+    """Apply all normalisations in place.
+
+    Args:
+        parameters: initializers whose names must survive: what is computed from them stays a node, transposes apart.
+    """
     if model.functions:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
     forget_placeholder_names(graph)
     infer_missing_shapes(model)
-    fold_constants(graph)
+    fold_constants(graph, parameters)
     remove_identities(graph)
     contents = complete_shapes(graph)
     if any(output.shape is None for node in graph for output in node.outputs):
@@ -84,10 +90,15 @@ def _is_placeholder(name: str) -> bool:
     return not re.search(r"\w", name) or name.lower() in ("none", "unknown", "unk", "-1", "nan", "dynamic", "any")
 
 
-def fold_constants(graph: ir.Graph) -> None:
-    """Evaluate nodes whose inputs are all constants; the original type decides the arithmetic."""
+def fold_constants(graph: ir.Graph, parameters: Collection[str] = ()) -> None:
+    """Evaluate nodes whose inputs are all constants; the original type decides the arithmetic.
+
+    Of `parameters` only views are made: their transposes, and their shapes.
+    """
     for node in list(graph):
         if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or _has_subgraph(node):
+            continue
+        if node.op_type not in _VIEWS and any(_is_view(value, parameters) for value in node.inputs):
             continue
         values = _evaluate(graph, node)
         if values is None:
@@ -127,6 +138,10 @@ def remove_identities(graph: ir.Graph) -> None:
         y.replace_all_uses_with(x, replace_graph_outputs=True)
         x.name = name
         graph.remove(node, safe=True)
+
+
+def _is_view(value: ir.Value | None, parameters: Collection[str]) -> bool:
+    return value is not None and (value.name in parameters or value.meta.get("transpose_of") in parameters)
 
 
 def _has_subgraph(node: ir.Node) -> bool:

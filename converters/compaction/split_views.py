@@ -59,9 +59,10 @@ def _split_before(graph: ir.Graph, chain: list[ir.Node]) -> None:
     dim = dims.pop()
     if dim is None or dims:
         return
-    parts = [part for reader in readers for part in _parts(reader, dim)]
+    taken = [_parts(reader, dim) for reader in readers]
+    parts = [part for found in taken for part in found]
     layout = compose(chain)
-    if layout is None or not parts or any(atom.dim is None for atoms in layout for atom in atoms):
+    if layout is None or not all(taken) or any(atom.dim is None for atoms in layout for atom in atoms):
         return
     head = layout[dim]
     own = in_source_order([atom for atoms in layout for atom in atoms if head and atom.dim == head[0].dim])
@@ -107,7 +108,7 @@ def _divided_dim(node: ir.Node) -> int | None:
 
 
 def _parts(node: ir.Node, dim: int) -> list[_Part]:
-    """The ranges that a reader takes; none where they are not known, so that the reader stays as it is."""
+    """The ranges that a reader takes; none where they are not known."""
     source, output = node.inputs[0], node.outputs[0]
     size = None if source is None else static_size(source, dim)
     if size is None or any(value.shape is None or value.is_graph_output() for value in node.outputs):

@@ -35,6 +35,8 @@ from converters.conditional.values import dims_of, is_binary
 OLDEST_OPSET = 13  # Squeeze and reductions with operands, ScatterND
 _LARGEST_CLONE_BYTES = 1 << 20  # a weight that others read too stays outside of the branch above this size
 
+_COPY = ".in."  # in the name of a weight that was copied into a branch
+
 Form = Literal["single", "samples", "batch"]
 
 
@@ -81,21 +83,31 @@ def outline(model: ir.Model, keep_masked: Iterable[str] = ()) -> tuple[Outlined,
 
 
 def name_of(region: Region) -> str:
-    """The dotted prefix that the names of the block's weights share, else the name of what the block computes."""
+    """The dotted prefix that the names of the block's weights share, else the name of what the block computes.
+
+    Matrices tell; where the exporter has renamed some, vectors that nothing else reads do too (one that several blocks
+    share, such as ones, carries the name of one of them).
+    """
     nodes = set(region.nodes)
-    weights = [
-        str(value.name).split(".")[:-1]
-        for node in region.nodes
-        for value in node.inputs
-        if value is not None and value.is_initializer() and "." in str(value.name)
-        # a vector that several blocks share, such as ones, carries the name of one of them
-        if len(value.shape or ()) > 1 or (value.shape and all(use.node in nodes for use in value.uses()))
-    ]
-    shared = weights[0] if weights else []
-    for parts in weights[1:]:
+    weights = [value for node in region.nodes for value in node.inputs if value is not None and value.is_initializer()]
+    matrices = [value for value in weights if len(value.shape or ()) > 1]
+    telling = [value for value in matrices if _is_dotted(value)]
+    if len(telling) < len(matrices):
+        telling += [
+            value
+            for value in weights
+            if len(value.shape or ()) == 1 and _is_dotted(value) and all(use.node in nodes for use in value.uses())
+        ]
+    names = [str(value.name).split(".")[:-1] for value in telling]
+    shared = names[0] if names else []
+    for parts in names[1:]:
         while shared != parts[: len(shared)]:
             shared = shared[:-1]
     return ".".join(shared) or str(region.nodes[-1].outputs[0].name)
+
+
+def _is_dotted(value: ir.Value) -> bool:
+    return "." in str(value.name) and _COPY not in str(value.name)
 
 
 def _names(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
@@ -123,8 +135,9 @@ _Decision = tuple[int, ir.Value]
 
 def _outline_graph(graph: ir.Graph, work: _Work, parent: int | None) -> list[_Decision]:
     decisions: list[_Decision] = []
-    for region in find_regions(graph):
-        name = name_of(region)
+    regions = find_regions(graph)
+    names = [name_of(region) for region in regions]  # before the first rewriting copies what blocks share
+    for region, name in zip(regions, names, strict=True):
         if name not in work.keep_masked:
             decisions += _Block(graph, region, name, work, parent).rewrite()
     return decisions
@@ -259,7 +272,7 @@ class _Block:
         tensor = value.const_value
         if tensor is None or tensor.nbytes > _LARGEST_CLONE_BYTES:
             return value
-        name = self.work.names.new(f"{value.name}.in.{self.name}")
+        name = self.work.names.new(f"{value.name}{_COPY}{self.name}")
         # a tensor of its own: naming a value renames its tensor
         copy = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
         return ir.Value(name=name, shape=value.shape, type=value.type, const_value=copy)

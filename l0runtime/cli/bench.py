@@ -62,6 +62,12 @@ def command(
         "dims": {name: _size(text, value) for text, name, value in _pairs("--dim", dims)},
         "bounds": {name: _size(text, value) for text, name, value in _pairs("--bound", bounds)},
     }
+    from l0runtime.measurement.plotting import check_plot
+
+    if plot_path is not None:
+        check_plot(plot_path)
+    if csv_path is not None and not csv_path.parent.is_dir():
+        raise OptionError(f"--csv {csv_path}: there is no folder {csv_path.parent}. Create it first.")
     if rates is not None:
         from l0runtime.cli.rates import parse_rates, plot_rates, print_rates, rates_as_csv
         from l0runtime.conditional.sweep import sweep_rates as measure_rates
@@ -88,7 +94,8 @@ def command(
         print_rates(measured, as_json=as_json)
         return
     from l0runtime.measurement import bench
-    from l0runtime.measurement.rendering import plot_report, print_report
+    from l0runtime.measurement.plotting import plot_report
+    from l0runtime.measurement.rendering import print_report
 
     report = bench(
         compact,
@@ -111,7 +118,9 @@ def command(
     else:
         from rich.console import Console
 
-        print_report(report, Console())
+        # where no terminal tells its width, rich would take 80 columns and break the tables
+        console = Console()
+        print_report(report, console if console.is_terminal else Console(width=120))
         for result in report.results:
             click.echo(result.reason)
     sys.exit(report.verdict.exit_code)

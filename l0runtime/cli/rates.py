@@ -60,10 +60,13 @@ def plot_rates(points: Sequence[RatePoint], path: Path) -> None:
         MissingDependencyError: matplotlib is not installed.
         OptionError: the file name ends in no format known here.
     """
-    from l0runtime.measurement.rendering import make_figure, save_figure
+    from l0runtime.measurement.plotting import check_plot, save_figure
+
+    check_plot(path)
+    from matplotlib.figure import Figure
 
     batches = sorted({point.batch for point in points})
-    figure = make_figure(path, len(batches))
+    figure = Figure(figsize=(6 * len(batches), 4), layout="constrained")
     for number, batch in enumerate(batches, start=1):
         panel = figure.add_subplot(1, len(batches), number)
         of_batch = [point for point in points if point.batch == batch]

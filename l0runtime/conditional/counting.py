@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-def with_decisions(path: str | Path | bytes) -> tuple[bytes, Work]:
-    """A conditional model with the decision of each block among its outputs, behind its own; and its blocks.
+def with_decisions(path: str | Path | bytes) -> bytes:
+    """A conditional model with the decision of each block among its outputs, behind its own.
 
     Weights in files beside it stay there; load it with their folder set.
 
@@ -34,6 +34,27 @@ def with_decisions(path: str | Path | bytes) -> tuple[bytes, Work]:
         UnsupportedModelError: the model has no conditional blocks.
         ModelFileError: the file is missing, truncated or of another format.
     """
+    import onnx
+
+    proto, model = _read(path)
+    known = {value.name: value for value in proto.graph.value_info}
+    for block in model.blocks:
+        value = known.get(block.decision)
+        if value is None:
+            value = onnx.helper.make_tensor_value_info(block.decision, onnx.TensorProto.FLOAT, [None])
+        proto.graph.output.append(value)
+    return bytes(proto.SerializeToString())
+
+
+def work_of(path: str | Path | bytes) -> Work:
+    """The blocks of a model as the converter wrote it, before its precision was changed.
+
+    Raises: as `with_decisions`.
+    """
+    return Work(*_read(path))
+
+
+def _read(path: str | Path | bytes) -> tuple[onnx.ModelProto, ConditionalModel]:
     import onnx
 
     proto = onnx.load_from_string(path) if isinstance(path, bytes) else read_model(path, weights=False)
@@ -44,14 +65,7 @@ def with_decisions(path: str | Path | bytes) -> tuple[bytes, Work]:
             f"{source}: has no conditional blocks to count. Load it without count_blocks, or convert a model with "
             "input-dependent gates."
         )
-    known = {value.name: value for value in proto.graph.value_info}
-    for block in model.blocks:
-        value = known.get(block.decision)
-        if value is None:
-            value = onnx.helper.make_tensor_value_info(block.decision, onnx.TensorProto.FLOAT, [None])
-        proto.graph.output.append(value)
-    content = proto.SerializeToString()
-    return content, Work(proto, model)
+    return proto, model
 
 
 class Work:

@@ -51,7 +51,7 @@ class ConditionalBlock:
     macs: int
     gate_macs: int
     parameters: int
-    branch: str = ""
+    branch: str
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,7 @@ def connect(model: nn.Module, gates: AttachedGates) -> None:
         for point in gate.place.points:
             layer, _, name = point.tensor.rpartition(".")
             gates.orders.setdefault(layer, tuple(model.get_submodule(layer)._parameters))
+            own_class(model.get_submodule(layer))
             parametrize.register_parametrization(model.get_submodule(layer), name, Scale(gate, point), unsafe=True)
 
 
@@ -298,6 +299,7 @@ def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
             for key in [key for key, hook in hooks.items() if isinstance(hook, _ScaleActivation)]:
                 del hooks[key]
         if parametrize.is_parametrized(module):
+            own_class(module)
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 _remove_scales(module, name, fold, tied)
     for layer, order in gates.orders.items():
@@ -308,6 +310,18 @@ def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
     if gates.spec.per_example and fold:
         _fold(model, gates, tied)
     delattr(model, CHILD)
+
+
+def own_class(module: nn.Module) -> None:
+    """Give a parametrised module a class of its own.
+
+    The parameter is a property of a class that torch makes for the module, and that copies of the module share: taking
+    the parametrisation out of one would take the property from all.
+    """
+    if parametrize.is_parametrized(module):
+        shared = type(module)
+        content = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, content)
 
 
 def _tied_parameters(model: nn.Module) -> set[int]:

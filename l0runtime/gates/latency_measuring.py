@@ -55,7 +55,7 @@ def measure_latency(
     Takes about a second for each different layer, less where the user's table of layer times knows it.
 
     Args:
-        model: with gates attached by a trace, on the CPU.
+        model: with gates attached by a trace; it stays as it is.
         example_inputs: positional inputs, batch first, of at least 2 examples; one tensor stands for itself.
         example_kwargs: keyword inputs.
         batch: number of examples that the latency is meant for.
@@ -83,7 +83,9 @@ def measure_latency(
         raise OptionError(
             f"measure_latency: expected batch >= 1 and at least 2 examples; found {batch} and {examples}."
         )
-    bare = copy.deepcopy(model)
+    bare = copy.deepcopy(model).cpu()
+    args = tuple(_on_cpu(value) for value in args)
+    kwargs = {name: _on_cpu(value) for name, value in kwargs.items()}
     detach(bare, fold=False)
     found = find(bare, args, kwargs)
     names = [place.name for place in found.places]
@@ -196,6 +198,10 @@ def _convolution_kind(layer: LayerWidths, batch: int) -> tuple[LayerKind, Widths
 def _each(value: Any, rank: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return tuple(int(v) for v in values) * (rank if len(values) == 1 else 1)
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _resized(value: Any, examples: int, batch: int) -> Any:

@@ -25,6 +25,7 @@ from l0runtime.gates.parameters import param_groups
 from l0runtime.gates.penalty import PaperPenalty, expected_l0, gates_of, kept_units
 from l0runtime.gates.progress import Progress
 from l0runtime.gates.records import EpochRecord
+from l0runtime.gates.resizing import shrink_to_fit
 from l0runtime.gates.targets import TargetCost
 from l0runtime.gates.watch import GateWatch
 
@@ -248,13 +249,15 @@ class Trainer:
             if found != expected and field.name != "epochs":
                 raise OptionError(f"{path}: the run had {field.name}={found}, now it is {expected}; keep it to resume.")
         try:
+            shrink_to_fit(self.model, state["model"])  # a run that removed closed gates goes on without them
             self.model.load_state_dict(state["model"])
             if self.average is not None:
+                shrink_to_fit(self.average, state["average"])
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             if isinstance(self.penalty, TargetCost | PaperPenalty) and state.get("penalty") is not None:
                 self.penalty.load_state_dict(state["penalty"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, ModelFileError) as error:
             raise ModelFileError(f"{path}: the snapshot is of another network: {error}") from error
         self.watch.start = state.get("watch", self.watch.start)
         self.epoch = state["epoch"]

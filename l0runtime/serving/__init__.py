@@ -9,6 +9,7 @@
 | server.py | how does a server start, and how does it stop without losing a request? |
 | models.py | which models are served, and which revision of each? |
 | revision.py | is a file fit to be served? |
+| snapshot.py | how is a model of several files kept from changing under a server? |
 | reloading.py | how does a replaced file take over while requests go on? |
 | batching.py | how do concurrent requests share a run without leaving the event loop's order? |
 | request.py | what does one inference request ask for, whichever protocol it came by? |

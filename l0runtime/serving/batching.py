@@ -95,6 +95,12 @@ class LoopBatcher:
         """Let another revision, of the same signature, compute from the next batch on."""
         self._revision, self._number = revision, number
         self._quick = QuickRuns()  # what is known of the other model is no longer true
+        for request in self._waiting:  # nor is whether it merges requests, and so what one counts for
+            try:
+                request.rows, request.key = self._rows_and_key(request.feed)
+            except InputError as error:
+                if not request.future.done():
+                    request.future.set_exception(error)
 
     @property
     def waiting(self) -> int:
@@ -113,18 +119,21 @@ class LoopBatcher:
         """
         if len(self._waiting) >= self._queue_limit:
             raise QueueFullError(f"{len(self._waiting)} requests wait already; try again later.")
-        rows, key = 1, ()
-        if self._revision.not_merged is None:
-            sizes = {len(array) for array in feed.values()}
-            if len(sizes) != 1:
-                raise InputError(f"inputs have different numbers of rows: {sorted(sizes)}.")
-            rows = sizes.pop()
-            key = tuple([array.shape[1:] for array in feed.values()])
+        rows, key = self._rows_and_key(feed)
         limit = self._deadline_s if timeout_s is None else min(timeout_s, self._deadline_s)
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting.append(_Waiting(feed, rows, key, time.monotonic() + limit, future))
         self._flush_soon()
         return future
+
+    def _rows_and_key(self, feed: Feed) -> tuple[int, tuple[object, ...]]:
+        """How many rows a request counts for in a batch, and what must be equal in all requests of one."""
+        if self._revision.not_merged is not None:
+            return 1, ()
+        sizes = {len(array) for array in feed.values()}
+        if len(sizes) != 1:
+            raise InputError(f"inputs have different numbers of rows: {sorted(sizes)}.")
+        return sizes.pop(), tuple([array.shape[1:] for array in feed.values()])
 
     def expire(self) -> None:
         """Answer the requests whose time is up; to be called a few times a second."""

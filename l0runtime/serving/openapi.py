@@ -214,7 +214,7 @@ def _value(spec: TensorSpec) -> dict[str, Any]:
     if dtype == np.float64:
         return {"type": "number"}
     # where numbers begin to be rounded to infinity: half a step beyond the largest
-    info = ml_dtypes.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     limit = float(info.max) + 2.0 ** (info.maxexp - 2 - info.nmant)
     return {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
 

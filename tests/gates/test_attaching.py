@@ -136,6 +136,23 @@ def test_copies_and_pickles_have_gates_of_their_own(make) -> None:
     assert not torch.allclose(model(*inputs), twin(*inputs))
 
 
+@MODELS
+def test_taking_the_gates_out_of_a_copy_leaves_the_original_as_it_was(make) -> None:
+    model, inputs = make()
+    attach(model, "auto", inputs)
+    output = model(*inputs)
+    twin, other = copy.deepcopy(model), copy.deepcopy(model)
+    detach(twin)
+    assert torch.equal(model(*inputs), output)
+    detach(model)
+    assert torch.equal(model(*inputs), output)
+    assert torch.equal(twin(*inputs), output)
+    assert torch.equal(other(*inputs), output)
+    attach(twin, "auto", inputs)
+    assert torch.equal(twin(*inputs), output)
+    assert torch.equal(model(*inputs), output)
+
+
 def test_the_report_counts_kept_units_and_cost() -> None:
     model, inputs = resnet()
     gates = attach(model, GateSpec(kinds=("units",)), inputs)
@@ -334,3 +351,14 @@ def test_the_outputs_of_a_grouped_transposed_convolution_are_refused() -> None:
         "0: the outputs of a grouped convolution (groups=2) share no column of its weight; gate its inputs or the "
         "layer behind."
     )
+
+
+def test_detaching_a_copy_leaves_the_original_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    x = torch.randn(2, 3, 8, 8)
+    attach(model.eval(), "auto", x)
+    expected = model(x)
+    twin = copy.deepcopy(model)
+    detach(twin)
+    torch.testing.assert_close(twin(x), expected)
+    torch.testing.assert_close(model(x), expected)

@@ -132,7 +132,9 @@ def test_a_target_that_the_fixed_part_forbids_is_refused_with_the_reason(tmp_pat
 def test_a_real_machine_s_table_drives_a_target_to_its_end(tmp_path: Path) -> None:
     model, inputs = transformer()
     gates = attach(model, "auto", inputs)
+    output = model(*inputs)
     table = measure_latency(model, inputs, batch=16, cache=tmp_path)
+    assert torch.equal(model(*inputs), output)
     assert float(table.fraction(torch.ones(len(gates)))) == pytest.approx(1)
     objective = TargetCost(model, 0.95, 10, cost=table)
     objective().backward()

@@ -195,6 +195,33 @@ def test_another_revision_computes_from_the_next_batch_on(revision: Revision, tm
     run(test)
 
 
+def test_requests_that_wait_while_a_model_is_exchanged_for_one_that_merges_keep_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        mixing = load_revision(write_model(tmp_path / "mixing.onnx", "mixing"), options())
+        apart = load_revision(
+            write_model(tmp_path / "apart.onnx", "g (float[N,2] x) => (float[N,2] y) { y = Neg (x) }"), options()
+        )
+        assert (mixing.not_merged is None, apart.not_merged is None) == (False, True)
+        held = Held(mixing, monkeypatch)
+        batcher = make(mixing)
+        first = batcher.submit({"x": np.ones((2, 2), np.float32)})
+        await held.until_started()
+        arrays = [np.full((rows, 2), rows, np.float32) for rows in (3, 1, 2)]
+        waiting = [batcher.submit({"x": array}) for array in arrays]
+        batcher.exchange(apart, 2)
+        held.go.set()
+        assert (await first)[0][0].tolist() == [[5, 5], [5, 5]]
+        for array, future in zip(arrays, waiting, strict=True):
+            (results, number) = await future
+            assert number == 2
+            assert np.array_equal(results[0], -array)
+        batcher.close()
+
+    run(test)
+
+
 def test_closing_refuses_what_still_waits_and_finishes_what_runs(
     revision: Revision, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from conditional_graphs import conditional_file, residual
 
 import l0runtime
 from l0runtime.errors import DeviceError, ModelFileError, OptionError, UnsupportedModelError
@@ -149,6 +150,17 @@ def test_a_memory_limit_reaches_the_provider_in_its_own_words() -> None:
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert memory_options(Device("tensorrt"), 2**30) == {"trt_max_workspace_size": "1073741824"}
+
+
+def test_a_cuda_graph_of_a_model_with_branches_is_refused(tmp_path: Path) -> None:
+    """It would take the path of its first inputs for ever."""
+    conditional_file(tmp_path / "model.onnx", residual())
+    with pytest.raises(OptionError) as caught:
+        l0runtime.load(tmp_path / "model.onnx", device="cuda", cuda_graphs=True, buckets=(1,))
+    assert str(caught.value) == (
+        f"cuda_graphs: {tmp_path / 'model.onnx'} branches on its inputs (node 'f.If', If), and a CUDA graph replays "
+        "one path. Load it without cuda_graphs."
+    )
 
 
 def test_cuda_graphs_need_one_shape_for_each_graph(save_model: SaveModel) -> None:
