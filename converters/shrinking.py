@@ -35,8 +35,9 @@ from l0runtime.gates.attached import gates_in
 from l0runtime.gates.gate import Gate
 from l0runtime.gates.layers import GatedConv2d, GatedLinear
 from l0runtime.gates.penalty import gates_of
+from l0runtime.gates.records import EpochRecord
 from l0runtime.gates.resizing import resize
-from l0runtime.gates.training import EpochRecord, Trainer
+from l0runtime.gates.training import Trainer
 
 Index = NDArray[np.int64]
 _TOLERANCE = 1e-5  # float32 sums of up to some thousand terms, in another order

@@ -42,14 +42,11 @@ def fold_scales(graph: ir.Graph) -> None:
 def _fold_away(graph: ir.Graph, node: ir.Node) -> bool:
     if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
         return False
-    found = _scale_of(node)
-    if found is None:
-        return False
-    data, scale = found
-    if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
-        node.outputs[0].replace_all_uses_with(data)
-        graph.remove(node, safe=True)
-        return True
+    for data, scale in _scales_of(node):
+        if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
+            node.outputs[0].replace_all_uses_with(data)
+            graph.remove(node, safe=True)
+            return True
     return False
 
 
@@ -81,6 +78,8 @@ def fold_batch_norms(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
             continue
+        if int_attribute(node, "training_mode", 0):
+            continue
         x = node.inputs[0]
         conv = None if x is None else x.producer()
         if x is None or conv is None or conv.op_type != "Conv" or conv.domain or not _only_reader(x, node):
@@ -111,8 +110,8 @@ def fold_batch_norms(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
-    """The data operand and the constant vector that multiplies it, None if this Mul is something else."""
+def _scales_of(node: ir.Node) -> list[tuple[ir.Value, _Scale]]:
+    """The data operand and the constant vector that multiplies it; a single number is one along several dimensions."""
     output = node.outputs[0]
     for slot in (0, 1):
         vector, data = node.inputs[slot], node.inputs[1 - slot]
@@ -121,20 +120,21 @@ def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
             continue
         size, out_rank = rank(data), rank(output)
         if size is None or size != out_rank or array.ndim > size or not np.isfinite(as_float64(array)).all():
-            return None
-        wide = [dim for dim in range(array.ndim) if array.shape[dim] != 1]
-        if len(wide) > 1:
-            return None
-        dim = size - array.ndim + wide[0] if wide else 1
+            return []
         assert data.shape is not None
-        if dim >= size or not isinstance(data.shape[dim], int):
-            return None
-        width = data.shape[dim]
-        assert isinstance(width, int)
-        if wide and array.shape[wide[0]] != width:
-            return None
-        return data, _Scale(dim, np.broadcast_to(as_float64(array).ravel(), width).copy())
-    return None
+        wide = [dim for dim in range(array.ndim) if array.shape[dim] != 1]
+        if len(wide) > 1 or array.size == 0:
+            return []
+        # one number scales the channels of a convolution as well as the features of a matrix product
+        dims = [size - array.ndim + wide[0]] if wide else list(dict.fromkeys((1, size - 1)))
+        widths = {dim: data.shape[dim] for dim in dims if 0 <= dim < size}
+        factors = as_float64(array).ravel()
+        return [
+            (data, _Scale(dim, np.broadcast_to(factors, width).copy()))
+            for dim, width in widths.items()
+            if isinstance(width, int) and factors.size in (1, width)
+        ]
+    return []
 
 
 def _only_reader(value: ir.Value, reader: ir.Node) -> bool:

@@ -155,6 +155,13 @@ def test_health_metadata_metrics_and_openapi_are_served(shared: RunningServer) -
     assert 'l0runtime_model_version{model="two"} 1.0' in page
 
 
+@pytest.mark.parametrize(("path", "status"), [("/v2/health/live", 200), ("/v2/models/linear/infer", 405), ("/x", 404)])
+def test_a_head_is_answered_without_a_body(shared: RunningServer, path: str, status: int) -> None:
+    answer = shared.request("HEAD", path)
+    assert (answer.status, answer.body) == (status, b"")
+    assert int(answer.headers["content-length"]) > 0
+
+
 def test_a_compressed_body_is_refused(shared: RunningServer) -> None:
     answer = shared.infer("linear", json.dumps({"inputs": [ROW]}).encode(), {"Content-Encoding": "gzip"})
     assert answer.status == 415
