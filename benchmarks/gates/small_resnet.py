@@ -37,16 +37,15 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A stem and four basic blocks of 16, 16, 32 and 32 channels; inputs [batch, 1, 8, 8], 10 classes."""
+    """A stem and four basic blocks of w, w, 2w and 2w channels (w = 16); inputs [batch, 1, 8, 8], 10 classes."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.blocks = nn.Sequential(
-            BasicBlock(16, 16, 1), BasicBlock(16, 16, 1), BasicBlock(16, 32, 2), BasicBlock(32, 32, 1)
-        )
-        self.fc = nn.Linear(32, 10)
+        w, v = width, 2 * width
+        self.stem = nn.Conv2d(1, w, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(w)
+        self.blocks = nn.Sequential(BasicBlock(w, w, 1), BasicBlock(w, w, 1), BasicBlock(w, v, 2), BasicBlock(v, v, 1))
+        self.fc = nn.Linear(v, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.blocks(F.relu(self.bn(self.stem(x))))

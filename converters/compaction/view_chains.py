@@ -289,10 +289,10 @@ class _Writer:
         self._add("Transpose", [], {"perm": permutation}, [self.value.shape[dim] for dim in permutation])
 
     def abandon(self) -> None:
-        """Drop what was made; the chain stays as it is."""
-        for node in self._nodes:
+        """Drop the operands that were made; the chain stays as it is."""
+        for node in self._nodes:  # a node outside the graph that still reads a value would keep its branch alive
             for slot in range(len(node.inputs)):
-                node.replace_input_with(slot, None)  # else the source would count a reader that is in no graph
+                node.replace_input_with(slot, None)
         self._nodes.clear()
         for value in self._constants:
             assert value.name is not None

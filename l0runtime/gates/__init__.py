@@ -4,8 +4,10 @@ Gates           HardConcrete, EvaluationRule, evaluate_gates, closing_threshold,
 Any model       attach, detach, freeze, thaw, gates_in, GateSpec, AttachedGates, report, GateReport
 Layers          GatedLinear, GatedConv2d
 Objectives      TargetCost, PaperPenalty, CostModel, expected_l0, gated_layers, gates_of, kept_units
+Latency         measure_latency, LatencyTable: the cost of a target, measured on this machine
 Training        param_groups, GateWatch, GateWarning, GateProblem,
-                Trainer, TrainingOptions, EpochRecord, error_rate, write_records, progress_bar
+                Trainer, TrainingOptions, EpochRecord, error_rate,
+                write_records, plot_records, progress_bar
 Checkpoints     save, load, is_checkpoint, register_architecture
 Networks        LeNet300, LeNet5, GatedVGG, WideResNet, ConditionalResNet
 Input-dependent gates are in l0runtime.gates.conditional
@@ -35,6 +37,8 @@ from l0runtime.gates.gate_report import GateReport as GateReport
 from l0runtime.gates.gate_report import report as report
 from l0runtime.gates.gate_spec import GateSpec as GateSpec
 from l0runtime.gates.hard_concrete import HardConcrete as HardConcrete
+from l0runtime.gates.latency_measuring import measure_latency as measure_latency
+from l0runtime.gates.latency_table import LatencyTable as LatencyTable
 from l0runtime.gates.layers import GatedConv2d as GatedConv2d
 from l0runtime.gates.layers import GatedLinear as GatedLinear
 from l0runtime.gates.lenet import LeNet5 as LeNet5
@@ -46,13 +50,14 @@ from l0runtime.gates.penalty import gated_layers as gated_layers
 from l0runtime.gates.penalty import gates_of as gates_of
 from l0runtime.gates.penalty import kept_units as kept_units
 from l0runtime.gates.progress import progress_bar as progress_bar
+from l0runtime.gates.records import EpochRecord as EpochRecord
+from l0runtime.gates.records import plot_records as plot_records
+from l0runtime.gates.records import write_records as write_records
 from l0runtime.gates.registry import register_architecture as register_architecture
 from l0runtime.gates.targets import TargetCost as TargetCost
-from l0runtime.gates.training import EpochRecord as EpochRecord
 from l0runtime.gates.training import Trainer as Trainer
 from l0runtime.gates.training import TrainingOptions as TrainingOptions
 from l0runtime.gates.training import error_rate as error_rate
-from l0runtime.gates.training import write_records as write_records
 from l0runtime.gates.vgg import GatedVGG as GatedVGG
 from l0runtime.gates.watch import GateProblem as GateProblem
 from l0runtime.gates.watch import GateWarning as GateWarning
@@ -76,6 +81,7 @@ __all__ = [
     "GatedLinear",
     "GatedVGG",
     "HardConcrete",
+    "LatencyTable",
     "LeNet5",
     "LeNet300",
     "PaperPenalty",
@@ -97,8 +103,10 @@ __all__ = [
     "kept_units",
     "load",
     "load_digits",
+    "measure_latency",
     "opening_threshold",
     "param_groups",
+    "plot_records",
     "progress_bar",
     "register_architecture",
     "report",

@@ -11,6 +11,7 @@ The gates themselves sit in one child of the model, `l0_gates`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -122,6 +123,7 @@ class AttachedGates(nn.Module):
         self.spec = spec
         self.costs = dict(costs)
         self.refused = dict(refused)
+        self.orders: dict[str, tuple[str, ...]] = {}  # layer -> the order that its parameters had before
         for place in places:
             self.add_module(_child_name(place), AttachedGate(place, spec))
 
@@ -279,6 +281,8 @@ def connect(model: nn.Module, gates: AttachedGates) -> None:
             continue
         for point in gate.place.points:
             layer, _, name = point.tensor.rpartition(".")
+            gates.orders.setdefault(layer, tuple(model.get_submodule(layer)._parameters))
+            own_class(model.get_submodule(layer))
             parametrize.register_parametrization(model.get_submodule(layer), name, Scale(gate, point), unsafe=True)
 
 
@@ -289,20 +293,45 @@ def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
             del hooks[key]
             extra.pop(key, None)
     gates.eval()
+    tied = _tied_parameters(model)
     for module in list(model.modules()):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, _ScaleActivation)]:
                 del hooks[key]
         if parametrize.is_parametrized(module):
+            own_class(module)
             for name in list(module.parametrizations):  # type: ignore[arg-type]
-                _remove_scales(module, name, fold)
+                _remove_scales(module, name, fold, tied)
+    for layer, order in gates.orders.items():
+        parameters = model.get_submodule(layer)._parameters
+        ordered = {name: parameters[name] for name in order}
+        parameters.clear()
+        parameters.update(ordered)
     if gates.spec.per_example and fold:
-        _fold(model, gates)
+        _fold(model, gates, tied)
     delattr(model, CHILD)
 
 
+def own_class(module: nn.Module) -> None:
+    """Give a parametrised module a class of its own.
+
+    The parameter is a property of a class that torch makes for the module, and that copies of the module share: taking
+    the parametrisation out of one would take the property from all.
+    """
+    if parametrize.is_parametrized(module):
+        shared = type(module)
+        content = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, content)
+
+
+def _tied_parameters(model: nn.Module) -> set[int]:
+    """The ids of all parameters that the model holds more than once."""
+    counts = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {key for key, count in counts.items() if count > 1}
+
+
 @torch.no_grad()
-def _remove_scales(module: nn.Module, name: str, fold: bool) -> None:
+def _remove_scales(module: nn.Module, name: str, fold: bool, tied: set[int]) -> None:
     chain = module.get_submodule(f"parametrizations.{name}")
     assert isinstance(chain, parametrize.ParametrizationList)
     others = [step for step in chain if not isinstance(step, Scale)]
@@ -315,15 +344,24 @@ def _remove_scales(module: nn.Module, name: str, fold: bool) -> None:
     value = chain().detach().clone() if fold else None
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     if value is not None:
-        getattr(module, name).copy_(value)
+        _replace(module, name, value, tied)
+
+
+def _replace(module: nn.Module, name: str, value: Tensor, tied: set[int]) -> None:
+    """Give a parameter new values, without changing another module that shares it."""
+    parameter = module.get_parameter(name)
+    if id(parameter) not in tied:
+        parameter.copy_(value)
+    elif not torch.equal(parameter, value):
+        module._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
 
 
 @torch.no_grad()
-def _fold(model: nn.Module, gates: AttachedGates) -> None:
+def _fold(model: nn.Module, gates: AttachedGates, tied: set[int]) -> None:
     for gate in gates:
         for point in gate.place.points:
-            parameter = model.get_parameter(point.tensor)
-            parameter.copy_(Scale(gate, point)(parameter))
+            layer, _, name = point.tensor.rpartition(".")
+            _replace(model.get_submodule(layer), name, Scale(gate, point)(model.get_parameter(point.tensor)), tied)
 
 
 def _hook(model: nn.Module, gate: AttachedGate) -> None:
@@ -341,13 +379,13 @@ def _hook(model: nn.Module, gate: AttachedGate) -> None:
 
 
 def _channel_axis(layer: nn.Module) -> int:
-    convolutional = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.modules.batchnorm._BatchNorm)
+    convolutional = isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm)
     return 1 if convolutional else -1
 
 
 def _check_layers(model: nn.Module, gates: AttachedGates) -> None:
     """Samples per example act on what a layer is given or gives, so the layer must be one that is called."""
-    known = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Embedding)
+    known = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Embedding)
     uncalled = {f"{name}.out_proj" for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)}
     for place in gates.places:
         for point in place.points:

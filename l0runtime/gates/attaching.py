@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from l0runtime.errors import GateParameterError, InputError, NoGateError, OptionError, UnsupportedModelError
 from l0runtime.gates.attached import AttachedGates, connect, disconnect, gates_in
@@ -17,11 +17,12 @@ from l0runtime.gates.cost import CostModel
 from l0runtime.gates.couplings import find_couplings
 from l0runtime.gates.gate_spec import GateSpec
 from l0runtime.gates.layers import GateSide
-from l0runtime.gates.places import KINDS, Found, Place, Point, find_places
+from l0runtime.gates.places import KINDS, Found, Place, Point, PointRole, find_places
 from l0runtime.gates.tracing import trace
 
 Spec = GateSpec | Mapping[str, GateSide] | Literal["auto"]
-_GATEABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_GATEABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
 def attach(
@@ -82,12 +83,15 @@ def find(
             "first, or name the layers by pattern ({'layer*.conv1': 'output'})."
         )
     recorded = trace(model, args, example_kwargs)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters(remove_duplicate=False)}
     return find_places(recorded, find_couplings(recorded), sizes)
 
 
 def detach(model: nn.Module, *, fold: bool = True) -> None:
-    """Take the gates out; the parameters have their own names again.
+    """Take the gates out; the parameters have their own names again, in their own order.
+
+    A parameter that several modules share, and that gates scale in one of them (GPT-2's embedding, which is also its
+    output layer), is no longer shared once the gates are folded into it, unless all of its gates are 1.
 
     Args:
         fold: multiply the parameters by the final gate values, so that the model in eval mode computes the same as
@@ -149,7 +153,7 @@ def _chosen_gates(model: nn.Module, spec: GateSpec, found: Found) -> AttachedGat
 
 def _named_places(model: nn.Module, sides: Mapping[str, GateSide]) -> list[Place]:
     places: dict[str, Place] = {}
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _GATEABLE)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _GATEABLE) or _is_gpt2(layer)}
     for pattern, side in sides.items():
         if side not in ("input", "output"):
             raise GateParameterError(f"attach: side of {pattern!r} is {side!r}; expected 'input' or 'output'.")
@@ -163,20 +167,32 @@ def _named_places(model: nn.Module, sides: Mapping[str, GateSide]) -> list[Place
     return list(places.values())
 
 
+def _is_gpt2(layer: nn.Module) -> bool:
+    """transformers' Conv1D, GPT-2's linear layer with a weight [in, out]."""
+    return type_before_parametrizations(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+
+
 def _named_place(key: str, name: str, layer: nn.Module, side: GateSide) -> Place:
-    weight = layer.weight
+    weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     groups = int(getattr(layer, "groups", 1))
-    if side == "output":
-        tensors = ["weight"] if layer.bias is None else ["weight", "bias"]
-        points = [Point(f"{name}.{tensor}" if name else tensor, 0, None, "out") for tensor in tensors]
-        size, owned = weight.shape[0], weight.numel() + (0 if layer.bias is None else weight.shape[0])
-    elif groups != 1:
+    is_flipped = isinstance(layer, _TRANSPOSED) or _is_gpt2(layer)  # weight: [in, out / groups, *kernel]
+    axis = int(is_flipped) if side == "output" else int(not is_flipped)
+    if axis == 1 and groups != 1:
+        what = "outputs" if side == "output" else "inputs"
+        other = "inputs or the layer behind" if side == "output" else "outputs or the layer before"
         raise UnsupportedModelError(
-            f"{name}: the inputs of a grouped convolution (groups={groups}) share no column of its weight; "
-            "gate its outputs or the layer before."
+            f"{name}: the {what} of a grouped convolution (groups={groups}) share no column of its weight; "
+            f"gate its {other}."
         )
-    else:
-        points = [Point(f"{name}.weight" if name else "weight", 1, None, "in")]
-        size, owned = weight.shape[1], math.prod(weight.shape)
-    return Place(key, "units", size, tuple(points), (name,), owned / size, tuple(points))
+    tensors = {"weight": axis}
+    owned = weight.numel()
+    if side == "output" and isinstance(bias, Tensor):
+        tensors["bias"] = 0
+        owned += bias.numel()
+    role: PointRole = "out" if side == "output" else "in"
+    points = tuple(
+        Point(f"{name}.{tensor}" if name else tensor, place, None, role) for tensor, place in tensors.items()
+    )
+    size = weight.shape[axis]
+    return Place(key, "units", size, points, (name,), owned / size, points)

@@ -13,9 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Cost(Protocol):
+    """Anything that tells what a network costs: a CostModel, or a LatencyTable.
+
+    Attributes:
+        count: number of gate vectors.
+    """
+
+    count: int
+
+    def fraction(self, shares: Tensor) -> Tensor:
+        """Cost as a fraction of the ungated network's, a scalar; shares: kept share per gate vector, [count]."""
+        ...
 
 
 @dataclass(frozen=True)

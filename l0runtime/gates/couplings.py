@@ -52,6 +52,7 @@ class Couplings:
         roles: (name, axis) -> what the tensor does there; an axis that is absent is only added.
         contractions: in the order of the graph.
         norms: node -> names of its affine weight and bias.
+        written: nodes that write a tensor of activations (views of one write none) -> its axes.
         unknown: operators without a rule.
     """
 
@@ -59,6 +60,7 @@ class Couplings:
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     norms: dict[Node, tuple[str, ...]] = field(default_factory=dict)
+    written: dict[Node, tuple[Axis, ...]] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
 
 
@@ -111,6 +113,8 @@ class Walk:
                 self.axes[node] = self.give_up(node, f"the operator {name} has no rule")
             else:
                 self.axes[node] = apply(self, node)
+            if node not in self.constant and name not in _WRITES_NOTHING and isinstance(self.axes[node], list):
+                self.found.written[node] = tuple(self.axes[node])
 
     def _placeholder(self, node: Node) -> Value:
         name = self.trace.tensors.get(node.name)
@@ -188,6 +192,9 @@ def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
 
 _VIEWS = set(
     "view reshape permute transpose t unsqueeze squeeze flatten expand to contiguous".split()  # noqa: SIM905
+)
+_WRITES_NOTHING = _VIEWS | set(
+    "flatten unflatten alias detach slice select split unbind getitem dropout feature_dropout".split()  # noqa: SIM905
 )
 _SAME = """
     relu relu6 gelu silu sigmoid tanh hardtanh hardswish hardsigmoid leaky_relu elu selu celu mish softplus softsign

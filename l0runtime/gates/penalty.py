@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +97,11 @@ class PaperPenalty:
         weight_decay: wd above; the authors' code used 5e-4 (divided by N it is as good as none).
         detach_weight_decay: let the L2 term act on the weights alone. As in the paper (False) it also closes gates,
             and there it easily outweighs the L0 term.
+        warm_up: calls over which the lambdas rise linearly to their values, while the weights learn what matters.
     Raises:
         NoGateError: the model has no gated layer.
         UnsupportedModelError: a gate stands alone, so nothing tells how many parameters |g| it removes.
-        OptionError: as many lambdas as gated layers, or one, are needed; a negative one; examples < 1.
+        OptionError: as many lambdas as gated layers, or one, are needed; a negative one; examples < 1; warm_up < 0.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class PaperPenalty:
         examples: int,
         weight_decay: float = 0.0,
         detach_weight_decay: bool = True,
+        warm_up: int = 0,
     ) -> None:
         layers = _groups_of(model)
         if not layers:
@@ -122,18 +125,31 @@ class PaperPenalty:
             raise OptionError(f"PaperPenalty: examples is {examples}; expected the number of training examples.")
         if min(lambdas) < 0 or weight_decay < 0:
             raise OptionError("PaperPenalty: lambdas and weight_decay must not be negative.")
+        if warm_up < 0:
+            raise OptionError(f"PaperPenalty: warm_up is {warm_up}; expected a number of steps.")
         self.groups = list(layers.values())
         self.lambdas = list(lambdas) if len(lambdas) > 1 else [lambdas[0]] * len(layers)
         self.examples = examples
         self.weight_decay = weight_decay
         self.detach_weight_decay = detach_weight_decay
+        self.warm_up, self.step = warm_up, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.step = int(state["step"])
 
     def __call__(self) -> Tensor:
-        """The penalty as a scalar tensor, to be added to the mean loss of a batch."""
+        """The penalty as a scalar tensor, to be added to the mean loss of a batch; call it once a step."""
+        self.step += 1
+        risen = min(1.0, self.step / self.warm_up) if self.warm_up else 1.0
         total = torch.zeros((), device=self.groups[0].gate.log_alpha.device)
         for group, strength in zip(self.groups, self.lambdas, strict=True):
             open_ = group.gate.probability_open()
-            total = total + open_.sum() * (strength * group.size)
+            total = total + open_.sum() * (risen * strength * group.size)
             if self.weight_decay:
                 factor = open_.detach() if self.detach_weight_decay else open_
                 total = total + (factor * group.squared_norms()).sum() * (self.weight_decay / 2)

@@ -17,6 +17,7 @@ A gate scales parameters, not activations. A closed unit must be exactly zero wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -81,6 +82,24 @@ class Place:
 
 
 @dataclass(frozen=True)
+class LayerWidths:
+    """What the gates leave of one layer with a weight.
+
+    Args:
+        name: of the module that holds the weight.
+        node: of the graph.
+        inputs, outputs: width of its two sides as a share of the full one; inputs is None for a depthwise convolution.
+        present: the probability that no block around it is closed.
+    """
+
+    name: str
+    node: Node
+    inputs: CostModel | None
+    outputs: CostModel
+    present: CostModel
+
+
+@dataclass(frozen=True)
 class Found:
     """All places of a network.
 
@@ -88,12 +107,16 @@ class Found:
         places: in the order of the graph, streams and blocks last.
         refused: name -> why no gates stand there.
         macs, parameters: expected cost as a function of what the gates keep, in the order of `places`.
+        activations: the same for the number of values that the network writes for one example.
+        layers: the same for the widths of each layer with a weight.
     """
 
     places: tuple[Place, ...]
     refused: dict[str, str]
     macs: CostModel
     parameters: CostModel
+    activations: CostModel
+    layers: tuple[LayerWidths, ...]
 
 
 def find_places(trace: Trace, couplings: Couplings, parameters: dict[str, int]) -> Found:
@@ -143,9 +166,10 @@ class _Finder:
         if space.pinned is not None:
             return space.pinned
         emitted = self._emitters(space)
+        is_embedded = any(self.couplings.roles.get(carrier) == "table" for carrier in carriers)
         if space.is_head:
             kind, chosen, name = "heads", readers, f"{module_of(module_of(readers[0][0])) if readers else layer}.heads"
-        elif space.is_added_to and len(writers) > 1:
+        elif space.is_added_to and (len(writers) > 1 or is_embedded):
             kind, chosen, name = "stream", emitted, f"{layer}.stream"
         else:
             kind, name = "units", layer
@@ -161,21 +185,33 @@ class _Finder:
             return f"the buffer {lacking[0]} is added to it" if lacking else "nothing reads it"
         role: PointRole = "in" if chosen is readers else "out"
         try:
-            points = tuple(self._point(tensor, axis, space, role) for tensor, axis in chosen)
-            rows = tuple(self._point(tensor, axis, space, "out") for tensor, axis in _rows(writers))
+            points = tuple(point for tensor, axis in chosen for point in self._points(tensor, axis, space, role))
+            rows = tuple(point for tensor, axis in _rows(writers) for point in self._points(tensor, axis, space, "out"))
         except ValueError as error:
             return str(error)
         layers = dict.fromkeys(module_of(tensor) for tensor, _ in carriers)
         owned = sum(self._numel(w.weight) + self._numel(w.bias) for w in writers)
         return Place(name, kind, space.size, points, tuple(layers), owned / space.size, rows)  # type: ignore[arg-type]
 
-    def _point(self, tensor: str, axis: int, space: Space, role: PointRole) -> Point:
+    def _points(self, tensor: str, axis: int, space: Space, role: PointRole) -> list[Point]:
         try:
             index = positions(self.couplings.tensors[tensor][axis], space)
         except ValueError as error:
             raise ValueError(f"{tensor}: {error}") from error
         whole = index.size == space.size and bool((index == np.arange(space.size)).all())
-        return Point(tensor, axis, None if whole else tuple(index.tolist()), role)
+        names = self._names(tensor, self.couplings.roles.get((tensor, axis)) == "table")
+        return [Point(name, axis, None if whole else tuple(index.tolist()), role) for name in names]
+
+    def _names(self, tensor: str, is_table: bool) -> list[str]:
+        """Where a parameter is scaled: of a tied one only the modules that use it as it is used here."""
+        names = self.trace.tied.get(tensor)
+        if names is None:
+            return [tensor]
+        fitting = [name for name in names if (name in self.trace.tables) == is_table]
+        if not fitting:
+            use = "looks it up" if is_table else "multiplies with it"
+            raise ValueError(f"{' and '.join(names)} are one parameter, and no name tells which module {use}")
+        return fitting
 
     def _numel(self, tensor: str | None) -> int:
         return self.parameters.get(tensor, 0) if tensor is not None else 0
@@ -226,6 +262,11 @@ class _Finder:
         tensors = self._last_parameters(branch, add)
         if isinstance(tensors, str):
             self.refused[f"the branch into {add.name}"] = tensors
+            return
+        try:
+            tensors = tuple(name for tensor in tensors for name in self._names(tensor, is_table=False))
+        except ValueError as error:
+            self.refused[f"the branch into {add.name}"] = str(error)
             return
         name = f"{module_of(tensors[0])}.block"
         if any(user not in inner for member in members for user in member.users):
@@ -280,8 +321,33 @@ class _Finder:
                 around = [set(self.inside.get(user, [])) for user in users[name]]
                 blocks = sorted(set.intersection(*around)) if around else []
                 parameters.extend(_terms(self.parameters[name], tuple(axes), gate_of, blocks))
+        values = []
+        for node, shape in self.couplings.written.items():
+            size = math.prod(axis_size(axis) for axis in shape)
+            values.extend(_terms(size / batch, shape, gate_of, self.inside.get(node, [])))
         count = len(places)
-        return Found(places, self.refused, CostModel(macs, count), CostModel(parameters, count))
+        return Found(
+            places,
+            self.refused,
+            CostModel(macs, count),
+            CostModel(parameters, count),
+            CostModel(values, count),
+            tuple(self._layer(contraction, gate_of, count) for contraction in self._weighted()),
+        )
+
+    def _weighted(self) -> list[Contraction]:
+        return [contraction for contraction in self.couplings.contractions if contraction.weight is not None]
+
+    def _layer(self, contraction: Contraction, gate_of: dict[Space, int], count: int) -> LayerWidths:
+        assert contraction.weight is not None
+        axes = self.couplings.tensors[contraction.weight]
+        sides = [
+            None if position is None else CostModel(_terms(1.0, (axes[position],), gate_of, []), count)
+            for position in (contraction.in_axis, contraction.out_axis)
+        ]
+        assert sides[1] is not None
+        present = CostModel([Term(1.0, tuple(self.inside.get(contraction.node, [])))], count)
+        return LayerWidths(module_of(contraction.weight), contraction.node, sides[0], sides[1], present)
 
 
 def _rows(writers: list[Contraction]) -> list[tuple[str, int]]:

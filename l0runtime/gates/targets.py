@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
 from l0runtime.gates.attached import AttachedGate, AttachedGates, gates_in
-from l0runtime.gates.cost import CostModel
+from l0runtime.gates.cost import Cost
 from l0runtime.gates.evaluation import closing_threshold
 from l0runtime.gates.gate import LOG_ALPHA_LIMIT
+from l0runtime.gates.latency_table import LatencyTable
 
 _MOST_TRIED = 500  # gates tried one by one once the threshold stands
 _SETTLED_MARGIN = 0.1  # how far beyond its threshold a gate is put that `settle` opens or closes
@@ -41,7 +42,7 @@ class TargetCost:
         model: with gates attached by a trace (`attach` with "auto" or a GateSpec).
         target: cost to reach, as a fraction of the ungated network's, in (0, 1).
         steps: optimizer steps of the whole run.
-        cost: "macs", "parameters", or a CostModel such as `LatencyTable.cost_model` gives.
+        cost: "macs", "parameters", or a table of this machine's layer times (`measure_latency`).
         warm_up: share of the steps without any pressure.
         ramp: share of the steps, after the warm-up, in which the target falls from 1 to `target`.
         strength: multiplier that an error of 1 builds up in the whole run; the larger, the faster and the rougher.
@@ -57,7 +58,7 @@ class TargetCost:
         target: float,
         steps: int,
         *,
-        cost: str | CostModel = "macs",
+        cost: str | Cost = "macs",
         warm_up: float = 0.1,
         ramp: float = 0.4,
         strength: float = 100.0,
@@ -72,7 +73,12 @@ class TargetCost:
             )
         if isinstance(cost, str) and cost not in gates.costs:
             raise OptionError(
-                f"TargetCost: cost is {cost!r}; expected {', '.join(map(repr, gates.costs))}, or a CostModel."
+                f"TargetCost: cost is {cost!r}; expected {', '.join(map(repr, gates.costs))}, or a LatencyTable."
+            )
+        if not isinstance(cost, str) and cost.count != len(gates):
+            raise OptionError(
+                f"TargetCost: the cost is one of {cost.count} gate vectors, and {type(model).__name__} has "
+                f"{len(gates)}; measure it for these gates."
             )
         if steps < 1 or warm_up < 0 or ramp < 0 or warm_up + ramp > 1 or strength <= 0:
             raise OptionError(
@@ -80,8 +86,8 @@ class TargetCost:
                 f"found {steps}, {warm_up}, {ramp} and {strength}."
             )
         self.gates = gates
-        self.cost_name = cost if isinstance(cost, str) else "cost"
-        self.cost = gates.costs[cost] if isinstance(cost, str) else cost
+        self.cost_name = cost if isinstance(cost, str) else "latency" if isinstance(cost, LatencyTable) else "cost"
+        self.cost: Cost = gates.costs[cost] if isinstance(cost, str) else cost
         self.target, self.steps, self.strength = target, steps, strength
         self.warm_up, self.ramp = round(warm_up * steps), max(round(ramp * steps), 1)
         self.step = 0
@@ -157,15 +163,14 @@ class TargetCost:
             return lowest, f"with every log_alpha at its lower limit {100 * lowest:.1f} % are expected to stay"
         shares = torch.tensor([0.0 if gate.size == 1 else 1 / gate.size for gate in self.gates])
         lowest = float(self.cost.fraction(shares))
-        ungated = sum(term.base for term in self.cost.terms if not term.gates) / self.cost.total
+        ungated = float(self.cost.fraction(torch.zeros(len(self.gates))))
         return lowest, (
-            f"with one unit left at each place {100 * lowest:.1f} % stay, {100 * ungated:.1f} % of it in layers "
-            "without any gate"
+            f"with one unit left at each place {100 * lowest:.1f} % stay, {100 * ungated:.1f} % in what no gate acts on"
         )
 
 
 @torch.no_grad()
-def settle_gates(gates: AttachedGates, cost: CostModel, target: float) -> None:
+def settle_gates(gates: AttachedGates, cost: Cost, target: float) -> None:
     """Move the one threshold that all gates share until what is kept costs at most `target`.
 
     Gates are ranked by log_alpha; the largest number of them is kept whose cost does not exceed the target, and at
@@ -196,7 +201,7 @@ def settle_gates(gates: AttachedGates, cost: CostModel, target: float) -> None:
         )
 
 
-def _fill_up(gates: list[AttachedGate], kept: list[Tensor], cost: CostModel, target: float) -> None:
+def _fill_up(gates: list[AttachedGate], kept: list[Tensor], cost: Cost, target: float) -> None:
     """Keep further gates, the next in rank first, as long as the cost stays below the target."""
     closed = [
         (float(gate.log_alpha[unit]), place, int(unit))

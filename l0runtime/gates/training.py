@@ -7,7 +7,6 @@ and kept. A snapshot holds everything that the next step depends on, so a resume
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +20,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from l0runtime.errors import ModelFileError, OptionError
-from l0runtime.gates.gate_report import GateReport, report
+from l0runtime.gates.attached import gates_in
 from l0runtime.gates.parameters import param_groups
-from l0runtime.gates.penalty import expected_l0, gates_of, kept_units
+from l0runtime.gates.penalty import PaperPenalty, expected_l0, gates_of, kept_units
 from l0runtime.gates.progress import Progress
+from l0runtime.gates.records import EpochRecord
+from l0runtime.gates.resizing import shrink_to_fit
 from l0runtime.gates.targets import TargetCost
 from l0runtime.gates.watch import GateWatch
 
@@ -64,33 +65,6 @@ class TrainingOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """Figures of one epoch, a line of the CSV.
-
-    Args:
-        epoch: 1 for the first.
-        seconds: wall-clock time of the epoch, without evaluation.
-        loss: mean cross entropy over the epoch's examples, in nats.
-        penalty: mean penalty over the epoch's steps.
-        expected_l0: expected number of gated parameters that are not zero, of the evaluated model.
-        kept: units that the evaluation rule keeps, layer by layer, "20-25-45-462", of the evaluated model.
-        test_error: fraction of wrongly classified test examples, None when not evaluated after this epoch.
-        expected_cost, kept_cost: multiply-accumulates as a fraction of the ungated network's, under the training
-            distribution and by the evaluation rule; None where no trace of the model tells.
-    """
-
-    epoch: int
-    seconds: float
-    loss: float
-    penalty: float
-    expected_l0: float
-    kept: str
-    test_error: float | None
-    expected_cost: float | None = None
-    kept_cost: float | None = None
-
-
 class Trainer:
     """Trains a gated classifier on tensors in memory.
 
@@ -124,6 +98,7 @@ class Trainer:
             )
         self.model, self.inputs, self.labels, self.penalty, self.options = model, inputs, labels, penalty, options
         self.gates = list(gates_of(model).values())
+        self.whole_shapes = _shapes_of(model)  # before any gate was removed
         self.optimizer = _build_optimizer(model, options)
         self.average: AveragedModel | None = None
         self._restart_average()
@@ -179,7 +154,7 @@ class Trainer:
                 progress(done, self.options.epochs * self.steps_per_epoch, f"epoch {self.epoch + 1}")
         self.epoch += 1
         self.watch.warn(self.epoch * self.steps_per_epoch)
-        costs = self._costs()
+        expected_cost, kept_cost = self._costs()
         record = EpochRecord(
             epoch=self.epoch,
             seconds=time.perf_counter() - begin,
@@ -188,17 +163,25 @@ class Trainer:
             expected_l0=expected_l0(self.evaluated_model),
             kept="-".join(str(kept) for kept, _ in kept_units(self.evaluated_model).values()),
             test_error=None,
-            expected_cost=costs.expected_cost.get("macs") if costs is not None else None,
-            kept_cost=costs.kept_cost.get("macs") if costs is not None else None,
+            expected_cost=expected_cost,
+            kept_cost=kept_cost,
         )
         self.records.append(record)
         return record
 
-    def _costs(self) -> GateReport | None:
-        return report(self.evaluated_model) if self.gates else None
+    @torch.no_grad()
+    def _costs(self) -> tuple[float | None, float | None]:
+        """Expected and kept cost of the evaluated model; see EpochRecord."""
+        gates = gates_in(self.evaluated_model)
+        if gates is None:
+            return None, None
+        cost = self.penalty.cost if isinstance(self.penalty, TargetCost) else gates.costs.get("macs")
+        if cost is None:
+            return None, None
+        return float(cost.fraction(gates.shares())), float(cost.fraction(gates.kept_shares()))
 
     def run(self, progress: Progress | None = None, after_epoch: Callable[[EpochRecord], None] | None = None) -> None:
-        """Train until `options.epochs` are done; `after_epoch` may evaluate, log and save."""
+        """Train until `options.epochs` are done; `after_epoch` may evaluate, log, save, or remove gates (Shrinker)."""
         while self.epoch < self.options.epochs:
             record = self.run_epoch(progress)
             if after_epoch is not None:
@@ -224,9 +207,10 @@ class Trainer:
             "options": asdict(self.options),
             "epoch": self.epoch,
             "model": self.model.state_dict(),
+            "whole_shapes": self.whole_shapes,
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "penalty": self.penalty.state_dict() if isinstance(self.penalty, TargetCost) else None,
+            "penalty": self.penalty.state_dict() if isinstance(self.penalty, TargetCost | PaperPenalty) else None,
             "watch": self.watch.start,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -267,13 +251,18 @@ class Trainer:
             if found != expected and field.name != "epochs":
                 raise OptionError(f"{path}: the run had {field.name}={found}, now it is {expected}; keep it to resume.")
         try:
+            is_same_network = state.get("whole_shapes") == self.whole_shapes
+            if is_same_network:
+                shrink_to_fit(self.model, state["model"])  # a run that removed closed gates goes on without them
             self.model.load_state_dict(state["model"])
             if self.average is not None:
+                if is_same_network:
+                    shrink_to_fit(self.average, state["average"])
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            if isinstance(self.penalty, TargetCost):
-                self.penalty.load_state_dict(state.get("penalty") or {})
-        except (RuntimeError, ValueError, KeyError) as error:
+            if isinstance(self.penalty, TargetCost | PaperPenalty) and state.get("penalty") is not None:
+                self.penalty.load_state_dict(state["penalty"])
+        except (RuntimeError, ValueError, KeyError, ModelFileError) as error:
             raise ModelFileError(f"{path}: the snapshot is of another network: {error}") from error
         self.watch.start = state.get("watch", self.watch.start)
         self.epoch = state["epoch"]
@@ -295,18 +284,8 @@ def error_rate(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
     return wrong / len(labels)
 
 
-def write_records(records: list[EpochRecord], path: str | os.PathLike[str]) -> None:
-    """Write the epochs' figures as CSV, one column per field of EpochRecord; atomically."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)])
-            writer.writeheader()
-            writer.writerows(asdict(record) for record in records)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _shapes_of(model: nn.Module) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from cases.sandwich import dense
 from cases.table import case, gate, model, vector, weight
@@ -114,6 +115,37 @@ def attention_with_the_same_query_features_closed_in_every_head(r):
 @case(params=attention_params(12, 16))
 def attention_with_uneven_key_features(r):
     return attention(r, k="k = Mul(k0, gate)", gate=gate(r, 16, (1, 5, 6, 9, 12, 15)))
+
+
+@case(params=attention_params(12, 12))
+def attention_with_uneven_features_of_queries_keys_and_values(r):
+    """Some of the pairs are closed on the query's side, some on the key's, some outputs behind the values."""
+    return attention(
+        r, q="q = Mul(q0, zq)", k="k = Mul(k0, zk)", v="v = Mul(v0, zv)", o="m = Mul(merged, zo)",
+        zq=gate(r, 16, (1, 4)), zk=gate(r, 16, (4, 8, 14)), zv=gate(r, 16, (0, 5)), zo=gate(r, 16, (9, 15)),
+    )  # fmt: skip
+
+
+@case(params=attention_params(12, 12, 6) - 9 * 6)  # two key and value heads, each used by two query heads
+def grouped_query_attention_with_uneven_features(r):
+    repeat = "kk = Gather<axis=1>(k_h, twice)\n vv = Gather<axis=1>(v_h, twice)"
+    return attention(
+        r, k="k = Mul(k0, zk)", o="m = Mul(merged, zo)", kv_heads=2, repeat=repeat, kv_inputs=("kk", "vv"),
+        twice=[0, 0, 1, 1], zk=gate(r, 8, (1, 6)), zo=gate(r, 16, (2, 6, 8, 12, 13)),
+    )  # fmt: skip
+
+
+@case(equality="one feature of the values is added to before the projection: what is closed there still counts")
+def attention_with_an_offset_behind_uneven_values(r):
+    text = "m0 = Mul(merged, zo)\n m = Add(m0, off)"
+    return attention(r, o=text, zo=gate(r, 16, (2, 5, 8, 15)), off=vector(r, 16))
+
+
+@case(equality="the same features are read by an output of their own")
+def attention_whose_uneven_values_are_an_output(r):
+    made = attention(r, v="v = Mul(v0, gate)", gate=gate(r, 16, (0, 5, 6, 8, 11, 14)))
+    made.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["N", "S", 16]))
+    return made
 
 
 @case(equality="a closed query head attends evenly: it still averages its values")

@@ -149,3 +149,46 @@ def test_half_precision_parameters_stay_half() -> None:
     output = model(inputs[0].to(torch.bfloat16))
     assert output.dtype == torch.bfloat16
     output.sum().backward()
+
+
+# torch.compile looks for .grad on every tensor that a module holds, the sample of the gates among them
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("make", [resnet, transformer])
+def test_a_compiled_model_is_one_graph_and_trains_as_the_plain_one(make) -> None:
+    """torch.compile with everything but the code generator, which needs a C++ compiler."""
+    losses: list[list[float]] = []
+    for compiled in (False, True):
+        model, inputs = make()
+        torch.manual_seed(0)
+        gates = attach(model, "auto", inputs, options=GateSpec(drop_rate=0.5))
+        model.train()
+        call = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        torch.manual_seed(1)
+        losses.append([])
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = call(*inputs).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(float(loss.detach()))
+        assert all(gate.log_alpha.grad is not None for gate in gates)
+        model.eval()
+        assert torch.allclose(call(*inputs), model(*inputs), atol=1e-6)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_under_autocast_the_gates_stay_in_float32_and_get_gradients(per_example: bool) -> None:
+    model, inputs = resnet()
+    options = GateSpec(kinds=("units",), drop_rate=0.5, per_example=per_example)
+    gates = attach(model, options, inputs)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(*inputs)
+    assert output.dtype == torch.bfloat16
+    output.float().square().sum().backward()
+    for gate in gates:
+        assert gate.current().dtype == torch.float32
+        assert gate.log_alpha.grad is not None
+        assert bool(gate.log_alpha.grad.isfinite().all())

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gates.attachable import SmallResNet, randomised, resnet, transformer
 from l0runtime.errors import GateParameterError, InputError, NoGateError, OptionError, UnsupportedModelError
@@ -136,6 +136,23 @@ def test_copies_and_pickles_have_gates_of_their_own(make) -> None:
     assert not torch.allclose(model(*inputs), twin(*inputs))
 
 
+@MODELS
+def test_taking_the_gates_out_of_a_copy_leaves_the_original_as_it_was(make) -> None:
+    model, inputs = make()
+    attach(model, "auto", inputs)
+    output = model(*inputs)
+    twin, other = copy.deepcopy(model), copy.deepcopy(model)
+    detach(twin)
+    assert torch.equal(model(*inputs), output)
+    detach(model)
+    assert torch.equal(model(*inputs), output)
+    assert torch.equal(twin(*inputs), output)
+    assert torch.equal(other(*inputs), output)
+    attach(twin, "auto", inputs)
+    assert torch.equal(twin(*inputs), output)
+    assert torch.equal(model(*inputs), output)
+
+
 def test_the_report_counts_kept_units_and_cost() -> None:
     model, inputs = resnet()
     gates = attach(model, GateSpec(kinds=("units",)), inputs)
@@ -228,3 +245,120 @@ def test_a_state_dict_survives_pickling() -> None:
     attach(model, "auto", inputs)
     state = pickle.loads(pickle.dumps(model.state_dict()))
     model.load_state_dict(state)
+
+
+class TiedDecoder(nn.Module):
+    """Embedding, one residual block, norm, and the embedding's own weights as the output layer; inputs [batch, n]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 6)
+        self.up = nn.Linear(6, 5)
+        self.down = nn.Linear(5, 6)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        x = x + self.down(torch.relu(self.up(x)))
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+def test_of_tied_weights_the_embedding_alone_is_gated_and_folding_unties_them() -> None:
+    model, tokens = randomised(TiedDecoder()), torch.tensor([[1, 5, 2], [0, 6, 3]])
+    gates = attach(model, "auto", tokens)
+    stream = next(gate for gate in gates if gate.place.kind == "stream")
+    assert "embed.weight" in {point.tensor for point in stream.place.points}
+    assert "head.weight" not in {point.tensor for point in stream.place.points}
+    detach(model)
+    assert model.get_parameter("head.weight") is model.get_parameter("embed.weight")  # all gates were 1
+    attach(model, "auto", tokens)
+    for gate in gates_in(model) or ():
+        if gate.place.kind == "stream":
+            with torch.no_grad():
+                gate.log_alpha[:3] = torch.tensor([-3.0, 0.5, 1.0])
+    table, head = model.get_parameter("head.weight").clone(), model.get_parameter("head.weight")
+    output = model(tokens)
+    detach(model)
+    assert torch.equal(model.get_parameter("head.weight"), table)  # the output layer reads what the norm gates
+    assert model.get_parameter("head.weight") is head
+    assert model.get_parameter("embed.weight") is not head
+    assert torch.allclose(model(tokens), output, atol=1e-6)
+
+
+def test_a_model_with_tied_weights_is_detached_as_it_was_trained() -> None:
+    model, tokens = randomised(TiedDecoder()), torch.tensor([[1, 5, 2], [0, 6, 3]])
+    for gate in attach(model, "auto", tokens):
+        with torch.no_grad():
+            gate.log_alpha.fill_(0.5)
+    detach(model, fold=False)
+    assert model.get_parameter("head.weight") is model.get_parameter("embed.weight")
+
+
+def test_parameters_keep_their_order_where_gates_scale_only_some_of_them() -> None:
+    model, inputs = transformer()
+    names = list(model.state_dict())
+    attach(model, GateSpec(kinds=("heads", "units")), inputs)
+    detach(model)
+    assert list(model.state_dict()) == names
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear layer as transformers writes it: weight [in, out]."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.nf = outputs
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 5), (2, 3)),
+        (nn.Conv1d(3, 5, 2), (2, 3, 4)),
+        (nn.Conv2d(3, 5, 2), (2, 3, 4, 4)),
+        (nn.Conv3d(3, 5, 2), (2, 3, 4, 4, 4)),
+        (nn.ConvTranspose2d(3, 5, 2), (2, 3, 4, 4)),
+        (Conv1D(5, 3), (2, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_named_gates_multiply_the_inputs_or_outputs_of_any_layer(layer: nn.Module, shape, side: str) -> None:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    values = torch.tensor([0.0, 0.5, 1.0] if side == "input" else [0.0, 0.5, 1.0, 1.0, 0.25])
+    along = (1, -1, *([1] * (len(shape) - 2)))
+    model = nn.Sequential(copy.deepcopy(layer))
+    expected = layer(x * values.view(along)) if side == "input" else layer(x) * values.view(along)
+    gates = attach(model, {"0": side})  # type: ignore[dict-item]
+    (gate,) = gates
+    gate.freeze(values)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    detach(model)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+def test_the_outputs_of_a_grouped_transposed_convolution_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        attach(nn.Sequential(nn.ConvTranspose2d(4, 4, 1, groups=2)), {"0": "output"})
+    assert str(caught.value) == (
+        "0: the outputs of a grouped convolution (groups=2) share no column of its weight; gate its inputs or the "
+        "layer behind."
+    )
+
+
+def test_detaching_a_copy_leaves_the_original_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    x = torch.randn(2, 3, 8, 8)
+    attach(model.eval(), "auto", x)
+    expected = model(x)
+    twin = copy.deepcopy(model)
+    detach(twin)
+    torch.testing.assert_close(twin(x), expected)
+    torch.testing.assert_close(model(x), expected)

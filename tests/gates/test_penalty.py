@@ -160,3 +160,18 @@ def test_heads_count_the_rows_of_query_key_and_value() -> None:
     by_hand = weight.view(3, 2, 4, 8).square().sum((0, 2, 3)) + bias.view(3, 2, 4).square().sum((0, 2))
     penalty = PaperPenalty(model, [0.0], 1, weight_decay=2.0)
     assert torch.allclose(penalty(), (heads.probability_open() * by_hand).sum())
+
+
+def test_the_lambdas_rise_during_the_warm_up_and_a_resumed_penalty_goes_on(model: nn.Sequential) -> None:
+    full = PaperPenalty(model, [0.3], 10)().item()
+    penalty = PaperPenalty(model, [0.3], 10, warm_up=4)
+    assert [penalty().item() for _ in range(3)] == pytest.approx([0.25 * full, 0.5 * full, 0.75 * full])
+    twin = PaperPenalty(model, [0.3], 10, warm_up=4)
+    twin.load_state_dict(penalty.state_dict())
+    assert [twin().item() for _ in range(2)] == pytest.approx([full, full])
+
+
+def test_a_negative_warm_up_is_refused(model: nn.Sequential) -> None:
+    with pytest.raises(OptionError) as caught:
+        PaperPenalty(model, [0.3], 10, warm_up=-1)
+    assert str(caught.value) == "PaperPenalty: warm_up is -1; expected a number of steps."

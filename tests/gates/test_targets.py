@@ -10,7 +10,7 @@ from torch import nn
 
 from gates.attachable import resnet
 from l0runtime.errors import NoGateError, OptionError, UnsupportedModelError
-from l0runtime.gates import AttachedGates, GateSpec, HardConcrete, TargetCost, attach, param_groups
+from l0runtime.gates import AttachedGates, CostModel, GateSpec, HardConcrete, TargetCost, attach, param_groups
 
 
 def gated(**options) -> tuple[nn.Module, AttachedGates]:
@@ -122,7 +122,7 @@ def test_a_target_below_the_reach_of_the_gates_is_refused_with_the_reason() -> N
     lowest = 100 * pixels_times(1, 1, 1) / pixels_times(6, 4, 5)
     assert str(caught.value) == (
         f"TargetCost: a target of 3.0 % of the macs cannot be reached; with one unit left at each place {lowest:.1f} % "
-        "stay, 0.0 % of it in layers without any gate. Raise the target or gate more of the network."
+        "stay, 0.0 % in what no gate acts on. Raise the target or gate more of the network."
     )
 
 
@@ -156,7 +156,12 @@ def test_wrong_options_are_refused() -> None:
         assert str(caught.value) == (f"TargetCost: target is {target}; expected a fraction strictly between 0 and 1.")
     with pytest.raises(OptionError) as caught:
         TargetCost(model, 0.5, 100, cost="flops")
-    assert str(caught.value) == "TargetCost: cost is 'flops'; expected 'macs', 'parameters', or a CostModel."
+    assert str(caught.value) == "TargetCost: cost is 'flops'; expected 'macs', 'parameters', or a LatencyTable."
+    with pytest.raises(OptionError) as caught:
+        TargetCost(model, 0.5, 100, cost=CostModel([], 2))
+    assert str(caught.value) == (
+        "TargetCost: the cost is one of 2 gate vectors, and SmallResNet has 3; measure it for these gates."
+    )
     with pytest.raises(OptionError) as caught:
         TargetCost(model, 0.5, 100, warm_up=0.8, ramp=0.4)
     assert str(caught.value) == (
