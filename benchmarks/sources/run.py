@@ -32,6 +32,7 @@ from benchmarks.sources.masked import (
     amlab,
     cofi,
     constrained_sparsity,
+    convnet_aig,
     flop,
     l0_arm,
     llm_shearing,
@@ -58,6 +59,7 @@ FORMATS: dict[str, Callable[[Path], Made]] = {
     "flop": flop.make,
     "cofi": cofi.make,
     "llm-shearing": llm_shearing.make,
+    "convnet-aig (small)": partial(convnet_aig.make, small=True),
     **recorded.MAKERS,
 }
 AMLAB = {"amlab (LeNet-5)": "lenet5.pth.tar", "amlab (MLP, average)": "mlp_300_100_ema.pth.tar"}
