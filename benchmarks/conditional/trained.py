@@ -27,7 +27,6 @@ from benchmarks.conditional import digit_networks as networks
 from benchmarks.paper.idx import load_mnist
 from converters import convert
 from l0runtime.conditional.counting import CountingSession
-from l0runtime.gates import gates_in
 from l0runtime.machine import describe_machine
 from l0runtime.measurement.cost import count_cost
 
@@ -97,7 +96,7 @@ def evaluate(path: Path, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 class Runs:
     """Trained networks, written to the result file one after another."""
 
-    def __init__(self, data: Path, epochs: int, images: int) -> None:
+    def __init__(self, data: Path, epochs: int, images: int, only: str | None = None) -> None:
         arrays = load_mnist(data)
         every = torch.from_numpy(arrays["train_images"].astype(np.float32) / 255)[:, None]
         labels = torch.from_numpy(arrays["train_labels"].astype(np.int64))
@@ -106,8 +105,12 @@ class Runs:
         self.test_x = (arrays["test_images"].astype(np.float32) / 255)[:, None]
         self.test_y = arrays["test_labels"].astype(np.int64)
         self.epochs, self.steps = epochs, epochs * -(-len(self.y) // BATCH)
+        self.only = only
         self.rows: list[dict[str, Any]] = []
         self.spent: list[int] = []
+        if only is not None and RESULT.exists():
+            before = json.loads(RESULT.read_text())
+            self.rows, self.spent = before["rows"], before["spent"]
 
     def note(self, name: str, kind: str, seed: int, seconds: float, net: nn.Module) -> None:
         """Convert, evaluate the file, write the row."""
@@ -120,7 +123,7 @@ class Runs:
             found = evaluate(path, self.test_x, self.test_y)
         row = {"network": name, "kind": kind, "seed": seed, "error": found["error"], "macs": found["macs"]}
         row |= {"rates": found.get("rates", {}), "training_seconds": round(seconds, 1)}
-        self.rows.append(row)
+        self.rows = [old for old in self.rows if (old["network"], old["seed"]) != (name, seed)] + [row]
         print(f"{name:40s} seed {seed}: error {row['error']:.2%}, {row['macs']:,.0f} MACs, {seconds:.0f} s", flush=True)
         if name.endswith(f"{PICTURED:.1%} allowed") and seed == 0:
             self.spent = found["spent"]
@@ -137,21 +140,22 @@ class Runs:
         }
         RESULT.write_text(json.dumps(result) + "\n")
 
-    def one(self, name: str, kind: str, seed: int, make: Any) -> nn.Module:
+    def one(self, name: str, kind: str, seed: int, make: Any) -> None:
         """Make, train and note one network."""
+        if self.only not in (None, name):
+            return
         torch.manual_seed(seed)
         made: networks.Made = make()
         seconds = train(made, self.x, self.y, self.epochs, seed)
         net = made[0]
         if not name.startswith("exit by confidence"):
             self.note(name, kind, seed, seconds, net)
-            return net
+            return
         leave = net.get_submodule("1")
         for allowed in ALLOWED:
             threshold = networks.choose_threshold(net, self.held_x, self.held_y, allowed, THRESHOLDS)
             leave.threshold.fill_(threshold)  # type: ignore[operator, union-attr]
             self.note(f"{name}, {threshold:g}, {allowed:.1%} allowed", kind, seed, seconds, net)
-        return net
 
     def all(self, seed: int) -> None:
         """All networks with one seed."""
@@ -159,13 +163,12 @@ class Runs:
         for name, shape in STATIC.items():
             self.one(name, "static", seed, lambda shape=shape: networks.static(*shape))
         for target in TARGETS:
-            net = self.one(
+            self.one(
                 f"8-16-32-32, L0 gates, target {target:.0%}",
                 "compact",
                 seed,
                 lambda target=target: networks.compacted(*WIDE, target, self.steps, example),
             )
-            assert gates_in(net) is not None
         self.one("exit by confidence", "conditional", seed, lambda: networks.exit_by_confidence(*WIDE))
         for rate in GATE_RATES:
             self.one(
@@ -190,9 +193,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=60_000, help="training images used, without those held out")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", help="train this network alone, keep the other rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = Runs(arguments.data, arguments.epochs, arguments.images)
+    runs = Runs(arguments.data, arguments.epochs, arguments.images, arguments.only)
     for seed in range(arguments.seeds):
         runs.all(seed)
 

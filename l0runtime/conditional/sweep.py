@@ -21,7 +21,7 @@ import numpy as np
 from l0runtime.conditional.forcing import force_gates, forced_inputs
 from l0runtime.conditional.metadata import ConditionalModel, conditional_blocks
 from l0runtime.conditional.unrolled import recount
-from l0runtime.errors import OptionError, UnsupportedModelError
+from l0runtime.errors import InputError, OptionError, UnsupportedModelError
 from l0runtime.onnx_files import read_model
 from l0runtime.sample_inputs import sample_inputs
 from l0runtime.session import load
@@ -91,6 +91,7 @@ def sweep_rates(
     Raises:
         UnsupportedModelError: the model has no conditional blocks.
         OptionError: a rate outside [0, 1].
+        InputError: a batch size that the model does not take.
     """
     if any(not 0 <= rate <= 1 for rate in rates):
         raise OptionError(f"rates {', '.join(map(str, rates))}: expected shares from 0 to 1.")
@@ -106,6 +107,12 @@ def sweep_rates(
             progress(f"batch {batch} ...")
         sized = {name: (batch, *shape[1:]) for name, shape in (shapes or {}).items()}
         feed = dict(sample_inputs(proto, batch=batch, shapes=sized, dims=dims, seed=seed))
+        rows = len(next(iter(feed.values())))
+        if rows != batch:
+            raise InputError(
+                f"{conditional}: batch {batch}: its inputs have the fixed first dimension {rows}. Export the model "
+                "with a dynamic batch, or bench that size."
+            )
         at_shapes = recount(proto, model, {name: array.shape for name, array in feed.items()})
         cases: dict[str, list[Callable[[], object]]] = {}
         if masked is not None:

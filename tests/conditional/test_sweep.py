@@ -14,7 +14,7 @@ from l0runtime.cli import main
 from l0runtime.cli.rates import parse_rates
 from l0runtime.conditional import ConditionalBlock, ConditionalModel
 from l0runtime.conditional.sweep import RatePoint, choose, sweep_rates
-from l0runtime.errors import OptionError, UnsupportedModelError
+from l0runtime.errors import InputError, OptionError, UnsupportedModelError
 
 MODEL = ConditionalModel(
     (
@@ -86,6 +86,16 @@ def test_rates_are_written_as_csv_and_drawn(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*arguments, "--profile"])
     assert result.exit_code == 2
     assert "--profile with --rates: nodes are not profiled at driven rates. Leave one out." in result.stderr
+
+
+def test_a_model_for_a_batch_of_one_is_not_timed_at_two(tmp_path: Path) -> None:
+    conditional_file(tmp_path / "model.onnx", residual(batch=1))
+    with pytest.raises(InputError) as caught:
+        sweep_rates(tmp_path / "model.onnx", batches=[2], seconds=0.0)
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.onnx'}: batch 2: its inputs have the fixed first dimension 1. Export the model with a "
+        "dynamic batch, or bench that size."
+    )
 
 
 def test_a_model_without_blocks_has_no_rate(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from l0runtime.gates.conditional.blocks import Conditional, EarlyExit
+from l0runtime.gates.conditional.blocks import bodies_of_gates
 from l0runtime.gates.conditional.objective import conditional_gates
 
 
@@ -48,7 +48,7 @@ def block_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
         model: with Conditional or EarlyExit modules.
         example: one batch of inputs.
     """
-    work, bodies = _macs_of_modules(model, example), _bodies(model)
+    work, bodies = _macs_of_modules(model, example), bodies_of_gates(model)
     own: dict[str, int] = {}
     for gate, body in bodies.items():
         inner = [other for other in bodies.values() if other.startswith(f"{body}.")]
@@ -88,22 +88,12 @@ def execution_rates(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> 
             handle.remove()
         model.train(was_training)
     alone = {name: torch.cat(parts) for name, parts in own.items()}
-    bodies = _bodies(model)
+    bodies = bodies_of_gates(model)
     runs = {name: _with_parents(name, alone, bodies) for name in alone}
     macs = torch.full((len(inputs),), float(always), dtype=torch.float64)
     for name, ran in runs.items():
         macs += ran.double() * work.get(name, 0)
     return ExecutionRates(runs, macs)
-
-
-def _bodies(model: nn.Module) -> dict[str, str]:
-    """Qualified names of what each gate decides about, by that of the gate."""
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Conditional | EarlyExit):
-            prefix = f"{name}." if name else ""
-            found[f"{prefix}gate"] = prefix + ("body" if isinstance(module, Conditional) else "rest")
-    return found
 
 
 def _with_parents(name: str, alone: dict[str, Tensor], bodies: dict[str, str]) -> Tensor:
