@@ -22,6 +22,7 @@ from converters.compaction.choices import choose
 from converters.compaction.finiteness import need_finite_operands
 from converters.compaction.maps import Maps
 from converters.compaction.normalise import normalise
+from converters.compaction.plan import Kept, make_plan
 from converters.compaction.registry import FIXUPS, FUNCTIONS
 from converters.compaction.relations import Contract, Grouped, Pin, Relation, Tie
 from converters.compaction.rewrite import Edit, slice_initializers
@@ -38,6 +39,8 @@ ParameterAxis = tuple[str, int]
 _CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # their corrections are sizes and positions, which a forward reads off its tensors, or fails to when it is tried
 _POSITIONS = ("Reshape", "Split", "Slice", "Gather", "Pad", "Resize", "Expand", "Attention")
+# what takes a part of a parameter may take another one for other inputs (a table of positions, a longer sequence)
+_PARTS = ("Slice", "Gather", "GatherElements", "GatherND", "Split")
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,10 @@ class ModuleSolution:
             found.setdefault(root(self._axes[key][0]), set()).add(key)
         return [frozenset(group) for group in found.values()]
 
+    def kept(self) -> tuple[Kept, ...]:
+        """Dead indices that stay, and why, most expensive first."""
+        return make_plan(self.analysis, self._permission, self._representatives).kept
+
     def constant_inputs(self) -> dict[str, NDArray[np.float64]]:
         """For each BatchNorm's running mean the constants that fill the channels in front of it, NaN where none do."""
         found: dict[str, NDArray[np.float64]] = {}
@@ -198,6 +205,7 @@ class ModuleSolution:
                 elif isinstance(relation, Grouped) and in_training:
                     relation.constants_fold = relation.constants_fold and self._has_bias(node)
             stated += _without_place(node, stated)
+            stated += self._parts_of_parameters(node, stated)
             if in_training:
                 stated += _whole_columns(node, stated)
             of_node[node] = tuple(stated)
@@ -213,12 +221,22 @@ class ModuleSolution:
         """Parameters of layers with sizes of their own stay whole; all uses of a parameter are cut alike."""
         for use in self._uses:
             owner = self._module.get_submodule(use.name.rpartition(".")[0])
+            reason = None
             if not is_resizable(owner):
-                for axis in axes_of(use.value):
-                    yield Pin(None, axis, f"{use.name}: {type(owner).__name__} keeps the widths that it was made with")
+                reason = f"{use.name}: {type(owner).__name__} keeps the widths that it was made with"
+            elif use.value.dtype is None or not use.value.dtype.is_floating_point():
+                reason = f"{use.name}: whole numbers say where something lies"
+            if reason is not None:
+                yield from (Pin(None, axis, reason) for axis in axes_of(use.value))
         for axes in self._axes.values():
             if len(axes) > 1:
                 yield Tie(None, axes, [])
+
+    def _parts_of_parameters(self, node: ir.Node, stated: Iterable[Relation]) -> list[Relation]:
+        if node.op_type not in _PARTS or not any(use.node is node and use.slot == 0 for use in self._uses):
+            return []
+        picked = [axis for relation in stated if not isinstance(relation, Tie) for axis in relation.axes]
+        return [Pin(node, axis, "the forward takes a part of a parameter") for axis in dict.fromkeys(picked)]
 
     def _has_bias(self, node: ir.Node) -> bool:
         weight = next((use for use in self._uses if use.node is node and use.slot == 1), None)

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
 
 from converters.dynamic_axes import first_line
 from converters.export import export_unoptimised
@@ -90,8 +91,8 @@ def shrink(
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     models = [model, *averages]
     _check(models, closed)
-    plains = [_marked_copy(one, args, closed) for one in models]
-    plans, statistics = _plan(plains, args)
+    plains = [_marked_copy(one, args, closed).cpu() for one in models]
+    plans, statistics = _plan(plains, pytree.tree_map(_to_cpu, args))
     gates = _gates_left(model, plans[0])
     for one, plan in zip(models, plans, strict=True):
         _try(one, plan, gates, statistics, args)
@@ -240,6 +241,10 @@ def _mask_of(
     return np.zeros(_arrays(module)[key[0]].shape[key[1]], bool)
 
 
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.cpu() if isinstance(leaf, Tensor) else leaf
+
+
 def _arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict(keep_vars=True).items()}
 
@@ -335,6 +340,7 @@ def _settle_statistics(model: nn.Module, statistics: Mapping[str, NDArray[Any]])
     for name, constants in statistics.items():
         known = torch.from_numpy(~np.isnan(constants))
         mean = buffers[name]
+        known = known.to(mean.device)
         mean[known] = torch.from_numpy(constants).to(mean)[known]
         variance = buffers.get(name.replace("running_mean", "running_var"))
         if variance is not None:

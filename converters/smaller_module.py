@@ -5,8 +5,8 @@
     compacted.refused       what could have gone, but for the forward, with the reason
 
 A forward may rely on widths in ways that no graph shows (`x.view(-1, 800)`, a loop over `self.num_heads`), so every
-cut is tried: the smaller module is run beside the original, in float64 where it allows that, and what fails or gives
-another answer is refused.
+cut is tried: the smaller module is run beside the original, in float64 where it allows that, also on another batch size
+and on larger images or longer sequences where the original takes them; what fails or gives another answer is refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from converters.dynamic_axes import first_line
+from converters.compaction.plan import Kept
+from converters.dynamic_axes import first_line, resized, size_axes, size_steps, why_not
 from converters.export import export_unoptimised
 from converters.live_module import check_tensors
 from converters.module_plan import ModuleSolution, ParameterAxis, named
@@ -30,11 +31,10 @@ from converters.plain_copy import plain_copy
 from l0runtime.errors import InputError, L0RuntimeError, NoGateError, UnsupportedModelError, VerificationError
 from l0runtime.gates.resizing import resize
 
-if TYPE_CHECKING:
-    pass
-
 # In float64 nothing but rounding differs; in the module's own precision sums are made in another order.
 _TOLERANCE_FLOAT64 = 1e-9
+_KEPT_SHOWN = 5
+_OTHER_BATCH = 3
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -61,7 +61,8 @@ class CompactedModule:
     Args:
         module: in eval mode, of plain layers, sharing nothing with the original.
         shapes: for each parameter or buffer that changed its shape, the shapes before and after.
-        refused: what stays for the forward's sake.
+        refused: what stays for the forward's sake, as trying it showed.
+        kept: dead indices that stay because of an operator or a layer between them, the most expensive first.
         parameters_before, parameters_after: numbers of parameters, gates and masks counted on neither side.
         difference: largest difference of the outputs from the original's, relative to their scale.
     """
@@ -69,6 +70,7 @@ class CompactedModule:
     module: nn.Module
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     refused: tuple[Refused, ...]
+    kept: tuple[Kept, ...]
     parameters_before: int
     parameters_after: int
     difference: float
@@ -80,6 +82,7 @@ class CompactedModule:
         ]
         lines += [f"  {name}: {list(before)} -> {list(after)}" for name, (before, after) in self.shapes.items()]
         lines += [f"  refused: {refused}" for refused in self.refused]
+        lines += [f"  kept: {kept}" for kept in self.kept[:_KEPT_SHOWN]]
         return "\n".join(lines)
 
 
@@ -120,7 +123,7 @@ def compact_module(
             f"{type(module).__name__}: does not run on its example inputs ({type(error).__name__}: "
             f"{first_line(error)}). Give inputs of the shape and dtype that it expects."
         ) from error
-    inputs = [(args, kwargs), _random_like(args, kwargs)]
+    inputs = _trials(plain, args, kwargs)
     search = _Search(plain, inputs)
     made, refused = search.run()
     smaller = copy.deepcopy(plain)
@@ -136,6 +139,7 @@ def compact_module(
         smaller,
         _changed_shapes(plain, smaller),
         tuple(refused),
+        search.kept,
         _count(plain),
         _count(smaller),
         difference,
@@ -155,6 +159,8 @@ class _Search:
         self.tolerance = _TOLERANCE_FLOAT64 if self.plain is not plain else _TOLERANCES[torch.float32]
         self.model = export_unoptimised(self.plain, *self.inputs[0])
         self.expected = [_outputs(self.plain, args, kwargs) for args, kwargs in self.inputs]
+        self.groups: list[frozenset[ParameterAxis]] = []
+        self.kept: tuple[Kept, ...] = ()
 
     def run(self) -> tuple[Made, list[Refused]]:
         """The new tensors, and what was refused.
@@ -162,7 +168,13 @@ class _Search:
         Raises:
             NoGateError, UnsupportedModelError: see `compact_module`.
         """
-        groups = self.solve([]).groups()
+        self.solve([])
+        groups = self.groups
+        if not groups and self.kept:
+            raise UnsupportedModelError(
+                f"{self.name}: nothing that is dead can be removed from the module ({self.kept[0]}). "
+                "Convert it to ONNX instead."
+            )
         if not groups:
             raise NoGateError(
                 f"{self.name}: no gate is closed and no channel is exactly zero, so nothing can be removed from the "
@@ -194,21 +206,17 @@ class _Search:
             refused.append((groups[0], failure))
             return
         for part in _parts(groups):
-            others = [group for group in self.all_groups if group not in part]
+            others = [group for group in self.groups if group not in part]
             result = self.attempt(others)
             if isinstance(result, str):
                 self.narrow(part, refused, result)
-
-    @property
-    def all_groups(self) -> list[frozenset[ParameterAxis]]:
-        return self.groups
 
     def solve(self, stay: Sequence[frozenset[ParameterAxis]]) -> ModuleSolution:
         """The engine's answer where the axes of these groups stay whole."""
         keep = {(name, dim): self._whole(name, dim) for group in stay for name, dim in group}
         solution = ModuleSolution(self.model.clone(), self.plain, keep)
         if not stay:
-            self.groups = solution.groups()
+            self.groups, self.kept = solution.groups(), solution.kept()
         return solution
 
     def attempt(self, stay: Sequence[frozenset[ParameterAxis]]) -> Made | str:
@@ -260,6 +268,14 @@ def _doubled(plain: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
 
 def _to_double(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _trials(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    """The example, random numbers in its place, and other sizes that the original takes: batch, images, sequences."""
+    sizes = size_axes(args, kwargs)
+    changes = [{"batch": _OTHER_BATCH}, *([dict.fromkeys(sizes, 1), size_steps(sizes)] if sizes else [])]
+    resizings = [resized(args, kwargs, change) for change in changes]
+    return [(args, kwargs), _random_like(args, kwargs), *(r for r in resizings if why_not(plain, *r) is None)]
 
 
 def _random_like(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

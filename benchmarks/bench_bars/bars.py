@@ -127,7 +127,7 @@ def measure_quiet(full: Path, less: Path, batch: int, margin: float) -> dict[str
 
 
 def measure_under_load(
-    full: Path, less: Path, batch: int, margin: float, count: int, load: int, trials: Trials
+    full: Path, less: Path, batch: int, margin: float, count: int, load: int, trials: Trials, truth: float | None
 ) -> dict[str, object]:
     """Verdicts on a model against itself, and on one with 5 % less work, while the cores are busy.
 
@@ -137,12 +137,14 @@ def measure_under_load(
         count: trials in the end, with those that there are.
         load: busy processes beside them.
         trials: of an earlier call, which this one goes on with.
+        truth: the ratio that the earlier call found for 5 % less work; None to measure it.
     """
-    truth = true_ratio(full, less, batch)
+    truth = true_ratio(full, less, batch) if truth is None else truth
     with busy_cores(load):
         for seed in range(len(trials["itself"]), count):
             for name, candidate in (("itself", full), ("five_percent", less)):
-                trials[name].append(record(*trial(candidate, full, seed, batch, margin)))
+                busy = {"busy_processes": load, "load_average": load_average()}
+                trials[name].append(record(*trial(candidate, full, seed, batch, margin)) | busy)
                 print(name, seed, trials[name][-1]["verdict"], file=sys.stderr)
     false = sum(t["verdict"] != Verdict.INCONCLUSIVE.value for t in trials["itself"])
     found = sum(t["verdict"] == Verdict.FASTER.value for t in trials["five_percent"])
@@ -154,7 +156,6 @@ def measure_under_load(
         "found_needed": count - MISSES_ALLOWED,
         "met": false <= FALSE_VERDICTS_ALLOWED and found >= count - MISSES_ALLOWED,
         "true_ratio": truth,
-        "busy_processes": load,
         "median_seconds": statistics.median(float(str(t["seconds"])) for t in every),
         "median_waiting_share": statistics.median(float(str(t["waiting_share"])) for t in every),
         "trials": trials,
@@ -180,8 +181,17 @@ def main() -> int:
             part = measure_quiet(full, less, arguments.batch, arguments.margin)
         else:
             count, load = arguments.trials, arguments.load
-            trials = result["load"]["trials"] if arguments.go_on else {"itself": [], "five_percent": []}
-            part = measure_under_load(full, less, arguments.batch, arguments.margin, count, load, trials)
+            before = result["load"] if arguments.go_on else {"trials": {"itself": [], "five_percent": []}}
+            part = measure_under_load(
+                full,
+                less,
+                arguments.batch,
+                arguments.margin,
+                count,
+                load,
+                before["trials"],
+                before.get("true_ratio"),
+            )
     conditions = {"batch": arguments.batch, "margin": arguments.margin, "load_average": load_average()}
     part = (
         {name: value for name, value in part.items() if name != "trials"}

@@ -1,6 +1,6 @@
 """How fast is `l0runtime serve` beside KServe's Python SDK and LitServe, serving one model in one run?
 
-    python benchmarks/serving/compare.py --kserve ENV --litserve ENV --out benchmarks/serving/result.json
+    python -m benchmarks.serving.compare --kserve ENV --litserve ENV --out benchmarks/serving/result.json
 
 The servers take turns in blocks of random order; those whose turn it is not are stopped by a signal. Bars:
 32 clients: at least 5 times KServe's requests a second and 3 times LitServe's; one client: at most half of KServe's
@@ -10,7 +10,6 @@ overhead over a direct `session.run`; no wrong and no lost answer.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -25,7 +24,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.serving.exchanges import make_exchanges
-from benchmarks.serving.load_client import Outcome, percentile, run_clients
+from benchmarks.serving.load_client import Outcome, on_loop, percentile, run_clients
 from benchmarks.serving.models import write_model
 from benchmarks.serving.processes import ServerProcess, start_ours, start_peer
 from l0runtime.machine import installed_version, processor_name, usable_cores
@@ -40,9 +39,9 @@ def measure(
     exchanges = make_exchanges(model, protocol, clients)
     with server.alone():
         # a moment that does not count: caches, and processes that were stopped
-        asyncio.run(run_clients("127.0.0.1", server.port, exchanges, seconds=0.3))
+        on_loop(run_clients("127.0.0.1", server.port, exchanges, seconds=0.3))
         before = time.process_time(), server.cpu_seconds()
-        outcome = asyncio.run(run_clients("127.0.0.1", server.port, exchanges, seconds=seconds))
+        outcome = on_loop(run_clients("127.0.0.1", server.port, exchanges, seconds=seconds))
         after = time.process_time(), server.cpu_seconds()
     client, served = ((end - start) / outcome.seconds for start, end in zip(before, after, strict=True))
     return outcome, {"client_cores": round(client, 2), "server_cores": round(served, 2)}

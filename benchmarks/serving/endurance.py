@@ -30,7 +30,7 @@ import orjson
 
 from benchmarks.serving.exchanges import make_exchanges
 from benchmarks.serving.grpc_load import run_grpc_clients
-from benchmarks.serving.load_client import Exchange, Outcome, percentile, run_clients
+from benchmarks.serving.load_client import Exchange, Outcome, on_loop, percentile, run_clients
 from benchmarks.serving.models import write_model
 from benchmarks.serving.processes import ServerProcess, free_port, start_ours
 from l0runtime.machine import installed_version, processor_name, usable_cores
@@ -64,7 +64,7 @@ def steady(server: ServerProcess, exchanges: list[list[Exchange]], answers: int,
     outcome = Outcome()
     memory = []
     for _ in range(10):
-        part = asyncio.run(run_clients("127.0.0.1", server.port, exchanges, seconds=most_s / 10, most=answers // 10))
+        part = on_loop(run_clients("127.0.0.1", server.port, exchanges, seconds=most_s / 10, most=answers // 10))
         memory.append(server.resident_bytes())
         add(outcome, part)
     settled, growth = memory[1], memory[-1] - memory[1]
@@ -153,7 +153,7 @@ def run(folder: Path, *, answers: int, seconds: float, endings: int) -> dict[str
 
     def reloading() -> dict[str, Any]:
         load = run_clients("127.0.0.1", server.port, versions, seconds=4.0)
-        outcome = asyncio.run(while_replacing(load, model, [1, 0, 1, 0, 1], 0.6))
+        outcome = on_loop(while_replacing(load, model, [1, 0, 1, 0, 1], 0.6))
         return {**counts(outcome), "reloads": events(server, "model_reloaded")}
 
     server = started("reload", "--reload", "0.1")
@@ -164,7 +164,7 @@ def run(folder: Path, *, answers: int, seconds: float, endings: int) -> dict[str
     for number in range(endings):
         server = started(f"sigterm{number}", "--drain", "0.5", "--reload", "0")
         load = run_clients("127.0.0.1", server.port, first, seconds=20.0, reconnects=True)
-        outcome, status = asyncio.run(while_ending(load, server, 0.3 + random.Random(number).random() / 10))
+        outcome, status = on_loop(while_ending(load, server, 0.3 + random.Random(number).random() / 10))
         result["sigterm"].append({**counts(outcome), "exit_status": status})
 
     port = free_port()
@@ -181,7 +181,7 @@ def over_grpc(server: ServerProcess, port: int, versions: list[Path], model: Pat
         replaced = while_replacing(load, model, [1, 0], 0.8)
         return await while_ending(replaced, server, 3.0)
 
-    outcome, status = asyncio.run(all_of_it())
+    outcome, status = on_loop(all_of_it())
     return {**counts(outcome), "reloads": events(server, "model_reloaded"), "exit_status": status}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -13,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.serving.load_client import Exchange, run_clients
+from benchmarks.serving.load_client import Exchange, on_loop, run_clients
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
@@ -44,7 +43,7 @@ class ServerProcess:
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 break
-            outcome = asyncio.run(run_clients("127.0.0.1", self.port, [[exchange]], seconds=5, most=1))
+            outcome = on_loop(run_clients("127.0.0.1", self.port, [[exchange]], seconds=5, most=1))
             if outcome.answered and not outcome.wrong:
                 return
             time.sleep(0.3)

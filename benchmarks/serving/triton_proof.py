@@ -5,13 +5,12 @@ binary has no other), 32 clients ask it, and its statistics tell the sizes of it
 one with a tensor of every dtype, in several shapes, which must come back as they are, and one whose rows mix, which
 must see its requests one by one.
 
-    python benchmarks/serving/triton_proof.py ENVIRONMENT --out benchmarks/serving/triton.json
+    python -m benchmarks.serving.triton_proof ENVIRONMENT --out benchmarks/serving/triton.json
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -32,7 +31,7 @@ import onnx
 import onnx.parser
 
 from benchmarks.serving.exchanges import make_exchanges
-from benchmarks.serving.load_client import run_clients
+from benchmarks.serving.load_client import on_loop, run_clients
 from benchmarks.serving.models import write_model
 from l0runtime.serving.datatypes import DATATYPES
 from l0runtime.serving.triton import export_triton
@@ -84,7 +83,7 @@ def prove(environment: Path, folder: Path, *, clients: int = 32, seconds: float 
     try:
         _wait_until_ready(server, port, folder)
         exchanges = make_exchanges(model, "binary", clients)
-        outcome = asyncio.run(run_clients("127.0.0.1", port, exchanges, seconds=seconds))
+        outcome = on_loop(run_clients("127.0.0.1", port, exchanges, seconds=seconds))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/model/stats", timeout=10) as answer:
             statistics = json.load(answer)["model_stats"][0]
         dtypes = _ask_every_dtype(port)

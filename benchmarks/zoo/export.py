@@ -44,7 +44,9 @@ def export(entry: Entry, model: nn.Module, inputs: tuple[Tensor, ...], folder: P
     """
     record = folder / "export.json"
     if record.exists():
-        return Exported(**json.loads(record.read_text()))
+        earlier = Exported(**json.loads(record.read_text()))
+        if _is_of(earlier, model):
+            return earlier
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
     names: dict[str, torch.export.Dim] = {}
@@ -79,6 +81,12 @@ def export(entry: Entry, model: nn.Module, inputs: tuple[Tensor, ...], folder: P
         record.write_text(json.dumps(asdict(exported)))
         return exported
     raise ExportError("; ".join(failures))
+
+
+def _is_of(exported: Exported, model: nn.Module) -> bool:
+    """Whether the export was made from a model with these parameters and buffers (names with a dot are theirs)."""
+    names = {name for name, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]}
+    return all(name in names for name in ir.load(exported.path).graph.initializers if "." in name)
 
 
 def _last_line(error: Exception) -> str:

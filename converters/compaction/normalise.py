@@ -6,6 +6,7 @@ inferred, shape operands written as numbers where the shape is known, and one in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 import numpy as np
@@ -51,6 +52,7 @@ def normalise(model: ir.Model, parameters: Collection[str] = ()) -> None:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
+    forget_placeholder_names(graph)
     infer_missing_shapes(model)
     fold_constants(graph, parameters)
     remove_identities(graph)
@@ -68,6 +70,24 @@ def normalise(model: ir.Model, parameters: Collection[str] = ()) -> None:
     clone_initializers_per_use(graph)
     dequantise_weights(graph)
     remove_dead_nodes(graph)
+
+
+def forget_placeholder_names(graph: ir.Graph) -> None:
+    """Take the name from dimensions called "?" or "None": a size is unknown, which does not mean that two agree."""
+    for value in (*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)):
+        dims = list(value.shape or ())
+        named = [dim for dim in dims if isinstance(dim, ir.SymbolicDim) and dim.value is not None]
+        if any(_is_placeholder(str(dim.value)) for dim in named):
+            value.shape = ir.Shape(
+                [
+                    ir.SymbolicDim(None) if isinstance(dim, ir.SymbolicDim) and _is_placeholder(str(dim.value)) else dim
+                    for dim in dims
+                ]
+            )
+
+
+def _is_placeholder(name: str) -> bool:
+    return not re.search(r"\w", name) or name.lower() in ("none", "unknown", "unk", "-1", "nan", "dynamic", "any")
 
 
 def fold_constants(graph: ir.Graph, parameters: Collection[str] = ()) -> None:

@@ -121,14 +121,20 @@ class Edit:
                     self._masks[Axis(value, dim)] = mask
         return value
 
-    def add_map(self, base: str, array: NDArray[np.generic], reader: ir.Node) -> ir.Value:
+    def add_map(
+        self, base: str, array: NDArray[np.generic], reader: ir.Node, dims: Sequence[int] | None = None
+    ) -> ir.Value:
         """A final constant [1, C, *space] in front of `reader`, stored without its repeated rows and columns.
+
+        Args:
+            dims: the dimensions of space; all from the third on where they are left out.
 
         Gathers of constants write the repetition back; runtimes evaluate them once, when they load the model.
         """
+        dims = range(2, array.ndim) if dims is None else dims
         gathers: list[tuple[int, NDArray[np.int64]]] = []
         stored = array
-        for dim in range(2, array.ndim):
+        for dim in dims:
             first, index = distinct_slices(stored, dim)
             if first.size < stored.shape[dim] // 2:
                 stored = np.take(stored, first, axis=dim)

@@ -92,6 +92,7 @@ def shrink_to_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ModelFileError: a stored tensor is wider, has another number of axes, or belongs to a layer of fixed widths.
     """
     narrower: dict[str, Tensor] = {}
+    groups: dict[str, int] = {}
     for name, own in _tensors_of(module):
         stored = tensors.get(name)
         if stored is None or stored.shape == own.shape:
@@ -105,7 +106,11 @@ def shrink_to_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 "can have been removed. The file is damaged, or of another network."
             )
         narrower[name] = own.new_zeros(stored.shape)
-    resize(module, narrower)
+        owner, _, key = name.rpartition(".")
+        layer = module.get_submodule(owner)
+        if isinstance(layer, _ConvNd) and key == "weight" and layer.groups == own.shape[0] > 1:
+            groups[owner] = stored.shape[0]  # depthwise: every channel is a group
+    resize(module, narrower, groups)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

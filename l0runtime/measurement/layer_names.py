@@ -12,6 +12,7 @@ The work counted is the layer's own: a blocked convolution also computes the cha
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,12 @@ class LayerOfFile:
     Attributes:
         name: the module's where its weight tells it, else the node's.
         macs: multiply-accumulates at the shapes asked for; None where they cannot be counted.
+        weight_bytes: of its weight; 0 where it has none (a product of two activations).
     """
 
     name: str
     macs: int | None
+    weight_bytes: int = 0
 
 
 class LayerNames:
@@ -49,18 +52,25 @@ class LayerNames:
     Args:
         proto: the model, weights not needed.
         shapes: of its inputs.
+        like: of the model that this one was made from: a weight that was rewritten has lost its name, but the node kept
+            its own.
     """
 
-    def __init__(self, proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self, proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], *, like: LayerNames | None = None
+    ) -> None:
+        self._like = like
         self._by_name: dict[str, onnx.NodeProto] = {node.name: node for node in proto.graph.node if node.name}
         self._by_output: dict[str, onnx.NodeProto] = {
             output: node for node in proto.graph.node for output in node.output
         }
-        self._weights = {tensor.name for tensor in proto.graph.initializer}
+        self._weights = {tensor.name: tensor for tensor in proto.graph.initializer}
         self._macs = {cost.name: cost.macs for cost in count_cost(proto, shapes=shapes).nodes}
 
     def find(self, profiled: str) -> LayerOfFile | None:
         """The layer of a profiled node's name; None for a node that is no contraction of the file."""
+        from onnx.helper import tensor_dtype_to_np_dtype
+
         node = self._node_of(profiled)
         for _ in range(_MOST_STEPS):
             if node is None or node.op_type in _CONTRACTIONS:
@@ -70,14 +80,18 @@ class LayerNames:
             node = before[0] if node.op_type in _FUSED and len(before) == 1 else None
         if node is None or node.op_type not in _CONTRACTIONS:
             return None
-        return LayerOfFile(self.name_of(node), self._macs.get(node.name or node.output[0]))
+        weights = [self._weights[name] for name in node.input[:2] if name in self._weights]
+        size = sum(math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in weights)
+        return LayerOfFile(self.name_of(node), self._macs.get(node.name or node.output[0]), size)
 
     def name_of(self, node: onnx.NodeProto) -> str:
-        """The module's name from the weight's or from torch's record of scopes, else the node's."""
+        """The module's name by its weight, by the model this was made from or by torch's record, else the node's."""
         for name in node.input[:2]:
             stem, dot, last = name.rpartition(".")
             if name in self._weights and dot and last.startswith("weight"):
                 return str(stem)
+        if self._like is not None and (origin := self._like._by_name.get(node.name)) is not None:
+            return self._like.name_of(origin)
         own = str(node.name or node.output[0])
         scope = _scope_of(node)
         if not scope:

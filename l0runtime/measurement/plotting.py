@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".svg", ".pdf")
 # more bars than this are too thin to be read; the rest become one
 _LAYERS_SHOWN = 40
-_OTHERS = "all other operators"
+_OTHERS = "everything else"
 _COLOURS = {"gated": "tab:gray", "compact": "tab:blue"}
 
 

@@ -87,15 +87,22 @@ def compare_profiles(
     Raises: as `l0runtime.load`.
     """
     peaks = measure_peaks(device=device, threads=threads)
-    theirs = profile_model(baseline, feed, peaks, device=device, threads=threads)
-    ours = profile_model(candidate, feed, peaks, device=device, threads=threads)
     shapes = {name: array.shape for name, array in feed.items()}
-    widths = width_penalties(candidate, shapes, device=device, threads=threads)
+    like = LayerNames(read_model(baseline, weights=False), shapes)
+    theirs = profile_model(baseline, feed, peaks, device=device, threads=threads)
+    ours = profile_model(candidate, feed, peaks, device=device, threads=threads, like=like)
+    widths = width_penalties(candidate, shapes, device=device, threads=threads, like=like)
     return ProfileComparison(theirs, ours, peaks, widths, explain(theirs, ours, widths))
 
 
 def profile_model(
-    path: str | Path, feed: Mapping[str, Any], peaks: Peaks, *, device: str, threads: int
+    path: str | Path,
+    feed: Mapping[str, Any],
+    peaks: Peaks,
+    *,
+    device: str,
+    threads: int,
+    like: LayerNames | None = None,
 ) -> tuple[NodeProfile, ...]:
     """Run a model under onnxruntime's profiler.
 
@@ -104,6 +111,7 @@ def profile_model(
         feed: its inputs.
         peaks: what the machine can do.
         device, threads: as in `l0runtime.load`.
+        like: the names of the model that this one was made from.
     """
     with tempfile.TemporaryDirectory() as folder:
         session = load(path, device=device, threads=threads, profile_prefix=Path(folder) / "profile")
@@ -111,7 +119,7 @@ def profile_model(
             session.run(feed)
         events = json.loads(Path(session.end_profiling()).read_text())
     shapes = {name: array.shape for name, array in feed.items()}
-    return read_profile(events, peaks, LayerNames(read_model(path, weights=False), shapes))
+    return read_profile(events, peaks, LayerNames(read_model(path, weights=False), shapes, like=like))
 
 
 def read_profile(
@@ -142,7 +150,11 @@ def read_profile(
         # filling up blocks adds work and never saves any: less than the layer's own would be another layer's
         if found is not None and (found.macs is None or found.macs <= macs):
             layer, macs = found.name, macs if found.macs is None else found.macs
-        moved = sum(int(args.get(key, 0)) for key in ("activation_size", "parameter_size", "output_size"))
+        else:
+            found = None
+        # a weight that onnxruntime keeps re-ordered for itself is missing in its count
+        parameters = max(int(args.get("parameter_size", 0)), 0 if found is None else found.weight_bytes)
+        moved = parameters + sum(int(args.get(key, 0)) for key in ("activation_size", "output_size"))
         best_us = max(macs / peaks.macs_per_second, moved / peaks.bytes_per_second) * 1e6
         # the profiler counts whole microseconds; below that nothing can be said
         share = min(best_us / time_us, 1.0) if time_us >= 1 else 0.0

@@ -59,11 +59,23 @@ class WidthPenalty:
 
 
 def width_penalties(
-    model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequence[int]], *, device: str, threads: int
+    model: onnx.ModelProto | str | Path,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    device: str,
+    threads: int,
+    like: LayerNames | None = None,
 ) -> tuple[WidthPenalty, ...]:
-    """Measure the widest-working convolutions whose width is no multiple of the block."""
+    """Measure the widest-working convolutions whose width is no multiple of the block.
+
+    Args:
+        model: of which layers are measured.
+        shapes: of its inputs.
+        device, threads: as in `l0runtime.load`.
+        like: the names of the model that this one was made from.
+    """
     proto = read_model(model, weights=False) if isinstance(model, str | Path) else model
-    known, names = shapes_of_values(proto, shapes), LayerNames(proto, shapes)
+    known, names = shapes_of_values(proto, shapes), LayerNames(proto, shapes, like=like)
     given = {value.name for value in proto.graph.input}
     candidates = []
     for node in proto.graph.node:

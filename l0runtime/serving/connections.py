@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from l0runtime.serving.options import Limits
 
 
-class _HeadTooLargeError(Exception):
+class _RefusedError(Exception):
     """Ends the parser's work on what came; the refusal has been sent."""
 
 
@@ -73,6 +73,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes, self._chunk_bytes = 0, 0
         self._unsent, self._unsent_since = 0, 0.0
         super().connection_made(transport)
+        # the new one is turned away, not those that are being served
+        self._is_one_too_many = len(self.connections) > self.limits.connections
 
     def data_received(self, data: bytes) -> None:
         self._chunk_bytes = len(data)
@@ -101,12 +103,15 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._is_one_too_many:
+            self._refuse(503, f"{self.limits.connections} connections are open already; try again later.")
+            raise _RefusedError
         # only a head that came at once can be too large here: one in pieces is refused as it comes
         if self._chunk_bytes > self.limits.head_bytes:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.limits.head_bytes:
                 self._refuse_head()
-                raise _HeadTooLargeError
+                raise _RefusedError
         self._in_head = False
         before: Any = self.cycle
         super().on_headers_complete()
@@ -182,15 +187,21 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if not self._is_answered():
             content = orjson.dumps({"error": message})
+            later = "retry-after: 1\r\n" if status == 503 else ""
             head = (
-                f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"
+                f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n{later}"
                 f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + content)
         self.transport.close()
 
 
-_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+_PHRASES = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 def guarded_protocol(limits: Limits) -> type[GuardedProtocol]:
@@ -205,4 +216,7 @@ async def sweep_regularly(connections: set[Any], limits: Limits) -> None:
         await asyncio.sleep(every_s)
         now = time.monotonic()
         for connection in list(connections):
-            connection.sweep(now)
+            try:
+                connection.sweep(now)
+            except Exception:  # one that cannot even be looked at must not end the watch over all others
+                connection.transport.abort()

@@ -69,8 +69,8 @@ class Reloader:
 
 
 def _data_files(path: Path) -> tuple[str, ...]:
-    """Names of a model's data files; none where it cannot be read."""
+    """Names of a model's data files; none where it cannot be read, for whatever reason: loading it will say."""
     try:
         return tuple(external_files(path))
-    except L0RuntimeError:
+    except Exception:
         return ()

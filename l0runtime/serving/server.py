@@ -32,6 +32,7 @@ from l0runtime.serving.options import ServeOptions
 from l0runtime.serving.reloading import Reloader
 from l0runtime.serving.rest import RestApp
 
+_OTHER_FILES = 256  # models, libraries, logs
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -115,20 +116,24 @@ class Server:
         self._log.info("stopping", drain=drain)
         self.repository.is_ready = False
         assert self._uvicorn is not None
-        assert self._uvicorn_task is not None
-        assert self._listening is not None
         self._uvicorn.config.encoded_headers.append((b"connection", b"close"))
         self._uvicorn.server_state.default_headers = list(self._uvicorn.config.encoded_headers)
         if drain:
             await asyncio.sleep(self._options.drain_s)
-        await asyncio.gather(stop_listening(self._uvicorn, self._listening), self._stop_grpc())
-        self._uvicorn.should_exit = True
-        await self._uvicorn_task
+        await asyncio.gather(self._stop_rest(), self._stop_grpc())
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self.repository.close()
         self._log.info("stopped")
+
+    async def _stop_rest(self) -> None:
+        assert self._uvicorn is not None
+        assert self._uvicorn_task is not None
+        assert self._listening is not None
+        await stop_listening(self._uvicorn, self._listening)
+        self._uvicorn.should_exit = True
+        await self._uvicorn_task
 
     async def _stop_grpc(self) -> None:
         if self._grpc is None or self._grpc_service is None:
@@ -146,6 +151,10 @@ class Server:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", options.limits.head_bytes),
                 ("grpc.so_reuseport", 0),
+                # clients that connect and say nothing, that are gone without a word, and that ask no more
+                ("grpc.server_handshake_timeout_ms", max(1, round(options.limits.receive_s * 1e3))),
+                ("grpc.keepalive_time_ms", max(1, round(options.limits.idle_s * 1e3))),
+                ("grpc.max_connection_idle_ms", max(1, round(options.limits.idle_s * 1e3))),
             ],
         )
         self._grpc_service = GrpcService(self.repository, options, self._log)
@@ -175,7 +184,6 @@ class Server:
             date_header=False,
             proxy_headers=False,
             backlog=2048,
-            limit_concurrency=options.limits.connections,
             timeout_keep_alive=max(1, round(options.limits.idle_s)),
             timeout_graceful_shutdown=max(1, round(options.shutdown_s)),
             ssl_certfile=None if options.tls_certificate is None else str(options.tls_certificate),
@@ -197,6 +205,8 @@ class Server:
 
 async def serve(models: Mapping[str, Path], options: ServeOptions, log: EventLog | None = None) -> None:
     """Serve until SIGTERM, or SIGINT, which does not drain. A second signal ends at once."""
+    log = log or EventLog()
+    _raise_file_limit(options.limits.connections, log)
     loop = asyncio.get_running_loop()
     caught: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -213,6 +223,7 @@ async def serve(models: Mapping[str, Path], options: ServeOptions, log: EventLog
     again.cancel()
     if not stopping.done():
         stopping.cancel()
+        log.warning("stopped_at_once", reason="a second signal; what was in work is lost")
         return
     await stopping
 
@@ -225,6 +236,23 @@ def run_server(models: Mapping[str, Path], options: ServeOptions, log: EventLog 
         asyncio.run(serve(models, options, log))
         return
     uvloop.run(serve(models, options, log))
+
+
+def _raise_file_limit(connections: int, log: EventLog) -> None:
+    """Ask the system for as many open files as connections need; say so where it does not give them."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    wanted = 2 * connections + _OTHER_FILES  # over REST and over gRPC
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+        if given < wanted:
+            log.warning(
+                "few_open_files", wanted=wanted, given=given, advice="raise ulimit -n or lower --max-connections"
+            )
 
 
 def _listening_socket(options: ServeOptions) -> socket.socket:

@@ -20,7 +20,7 @@ from benchmarks.serving.exchanges import make_exchanges
 from benchmarks.serving.fault_cases import Fault, send
 from benchmarks.serving.fault_cases import faults as all_faults
 from benchmarks.serving.fuzzing import SEED_JSON, X, is_right, mutated, spoilt_request, values_of
-from benchmarks.serving.load_client import unchunked
+from benchmarks.serving.load_client import Exchange, unchunked
 from benchmarks.serving.models import write_model
 
 
@@ -96,6 +96,22 @@ def test_an_answer_must_be_that_of_the_version_it_names(tmp_path: Path) -> None:
             body = orjson.dumps({"model_name": "model", "model_version": str(version), "outputs": [{"data": y}]})
             assert joined.check(b"HTTP/1.1 200 OK", body) == (version % 2 == 1 - number)
     assert not joined.check(b"HTTP/1.1 200 OK", b'{"outputs":[]}')
+
+
+def test_an_answer_that_differs_from_a_right_one_is_compared_anew() -> None:
+    seen: list[bytes] = []
+
+    def check(head: bytes, body: bytes) -> bool:
+        seen.append(body)
+        return head.startswith(b"HTTP/1.1 200") and body == b"right"
+
+    exchange = Exchange(b"", check)
+    for _ in range(3):
+        assert exchange.is_right(b"HTTP/1.1 200 OK", b"right")
+        assert not exchange.is_right(b"HTTP/1.1 200 OK", b"wrong")
+        assert not exchange.is_right(b"HTTP/1.1 500 No", b"right")
+    assert seen.count(b"wrong") == 3
+    assert seen.count(b"right") == 1 + 3
 
 
 def test_a_body_in_chunks_is_put_together() -> None:

@@ -18,6 +18,7 @@ from cases import (  # noqa: F401
     normalization,
     pooling,
     quantised,
+    rare,
     recurrent,
     silence,
     subgraphs,

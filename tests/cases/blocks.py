@@ -405,3 +405,57 @@ def channel_shuffle_of_maps_that_do_not_depend_on_the_input(r):
         order=[0, 8, 1, 9, 2, 10, 3, 11, 15, 7, 14, 6, 13, 5, 12, 4],
         w4=weight(r, 4, 8, 1, 1), b4=vector(r, 4), w5=weight(r, 4, 8, 1, 1), b5=vector(r, 4),
     )  # fmt: skip
+
+
+@case(params=8 * 6 + 8 + 8 * 9 + 8 + (8 * 4 + 4) + 9 * 4)
+def tokens_of_maps_that_do_not_depend_on_the_input(r):
+    """PVT's feed-forward layer: zero features with live biases, a padded depthwise convolution among tokens, SiLU.
+
+    Behind the convolution the 8 closed features are maps, which the last layer adds for each of its 8 x 8 tokens; they
+    differ at the border alone, in 9 ways.
+    """
+    w1 = weight(r, 6, 16)
+    w1[:, 3:11] = 0
+    return model(
+        f"""(float[N,64,6] x) => (float[N,64,4] y) {{
+            h0 = MatMul(x, w1)
+            h = Add(h0, b1)
+            t = Transpose<perm=[0,2,1]>(h)
+            p = Reshape(t, image)
+            {conv('d', 'p', 'w2, b2', 'pads=[1,1,1,1], group=16')}
+            f = Reshape(d, flat)
+            u = Transpose<perm=[0,2,1]>(f)
+            s = Sigmoid(u)
+            a = Mul(s, u)
+            y0 = MatMul(a, w3)
+            y = Add(y0, b3)
+        }}""",
+        w1=w1, b1=1 + np.abs(vector(r, 16)), image=[0, 16, 8, 8], w2=weight(r, 16, 1, 3, 3), b2=vector(r, 16),
+        flat=[0, 16, 64], w3=weight(r, 16, 4), b3=vector(r, 4),
+    )  # fmt: skip
+
+
+@case(params=2 * (8 * 6 + 8) + 8 * 9 + (8 * 4) + 9 * 4)
+def tokens_of_which_some_are_never_read_and_some_features_are_maps(r):
+    """As above, with an offset per feature in front of the product of two branches, and 60 of 64 tokens read."""
+    w1, w4 = weight(r, 6, 16), weight(r, 6, 16)
+    w1[:, 3:11] = 0
+    w4[:, 3:11] = 0
+    return model(
+        f"""(float[N,64,6] x) => (float[N,60,4] y) {{
+            h0 = MatMul(x, w1)
+            h = Add(h0, b1)
+            t = Transpose<perm=[0,2,1]>(h)
+            p = Reshape(t, image)
+            {conv('d', 'p', 'w2', 'pads=[1,1,1,1], group=16')}
+            f = Reshape(d, flat)
+            u = Transpose<perm=[0,2,1]>(f)
+            v0 = MatMul(x, w4)
+            v = Add(v0, b4)
+            a = Mul(v, u)
+            y0 = MatMul(a, w3)
+            y = Slice(y0, start, end, tokens)
+        }}""",
+        w1=w1, b1=1 + np.abs(vector(r, 16)), image=[0, 16, 8, 8], w2=weight(r, 16, 1, 3, 3), w4=w4, b4=vector(r, 16),
+        flat=[0, 16, 64], w3=weight(r, 16, 4), start=[1], end=[61], tokens=[1],
+    )  # fmt: skip

@@ -140,3 +140,38 @@ def softmax_behind_a_mask_of_large_numbers(r):
 @case(equality="a softmax of nothing but minus infinity is no number", constant_output=True, no_onnxruntime="no number")
 def softmax_of_nothing(r):
     return masked(r, range(8))
+
+
+@case(equality="the place that stays though nobody needs it must not be minus infinity", constant_output=True)
+def softmax_behind_a_mask_that_nobody_reads(r):
+    mask = np.zeros(8, np.float32)
+    mask[[0, 1, 4, 6]] = -np.inf
+    return model(
+        """(float[N,S,6] x) => (float[N,S,3] y) {
+            h = MatMul(x, w1)
+            s = Add(h, mask)
+            p = Softmax<axis=-1>(s)
+            t = MatMul(p, nothing)
+            o = Add(t, bias)
+            y = MatMul(o, w2)
+        }""",
+        w1=weight(r, 6, 8), mask=mask, nothing=np.zeros((8, 1), np.float32), bias=vector(r, 1), w2=weight(r, 1, 3),
+    )  # fmt: skip
+
+
+@case(
+    params=5 * 6 + 5 + 5 * 7 + 7 + 7 * 3
+)  # the constants 1 / 2 of closed units go into a bias in front of the softmax
+def softmax_of_sums_over_constants(r):
+    return model(
+        """(float[N,S,6] x) => (float[N,S,3] y) {
+            h = MatMul(x, w1)
+            a = Add(h, b1)
+            g = Mul(a, gate)
+            c = Sigmoid(g)
+            s = MatMul(c, w2)
+            p = Softmax<axis=-1>(s)
+            y = MatMul(p, w3)
+        }""",
+        w1=weight(r, 6, 8), b1=vector(r, 8), gate=gate(r, 8), w2=weight(r, 8, 7), w3=weight(r, 7, 3),
+    )  # fmt: skip

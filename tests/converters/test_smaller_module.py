@@ -251,6 +251,37 @@ def test_of_many_layers_those_are_refused_that_fail() -> None:
     assert_same(model, compacted.module, 2, 8)
 
 
+class Positions(nn.Module):
+    """A table of positions that a short example does not read whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(40, 6))
+        self.words, self.last = nn.Embedding(10, 6), GatedLinear(6, 3, side="output")
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.last(self.words(ids) + self.table[: ids.shape[1]]))
+
+
+def test_a_table_that_the_example_reads_in_part_stays_whole() -> None:
+    model = close_half(Positions())
+    compacted = compact_module(model, torch.zeros(2, 5, dtype=torch.int64))
+    assert compacted.module.table.shape == (40, 6)
+    assert compacted.module.head.in_features == model.last.gate.kept_count()
+    ids = torch.randint(0, 10, (3, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(compacted.module(ids), model.eval()(ids))
+
+
+def test_a_norm_over_dead_features_keeps_them_and_says_so() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), GatedLinear(8, 8, side="output"), nn.LayerNorm(8), nn.Linear(8, 2))
+    with pytest.raises(UnsupportedModelError) as caught:
+        compact_module(close_half(model), torch.zeros(2, 4))
+    assert "nothing that is dead can be removed from the module" in str(caught.value)
+    assert "LayerNorm" in str(caught.value)
+
+
 def test_a_module_without_dead_units_is_refused() -> None:
     with pytest.raises(NoGateError) as caught:
         compact_module(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(2, 4))

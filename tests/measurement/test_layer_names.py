@@ -52,6 +52,7 @@ MACS = {
     "layer1.0.conv2": CHANNELS * 16 * 9 * CHANNELS,
     "fc": 10 * CHANNELS,
 }
+BYTES = {"layer1.0.conv1": 4 * CHANNELS * 27, "layer1.0.conv2": 4 * CHANNELS * 9 * CHANNELS, "fc": 4 * 10 * CHANNELS}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ MACS = {
     ],
 )
 def test_what_fusion_renamed_is_found(profiled: str, layer: str) -> None:
-    assert LayerNames(network(), {"x": (1, 3, 8, 8)}).find(profiled) == LayerOfFile(layer, MACS[layer])
+    assert LayerNames(network(), {"x": (1, 3, 8, 8)}).find(profiled) == LayerOfFile(layer, MACS[layer], BYTES[layer])
 
 
 @pytest.mark.parametrize("profiled", ["node_pool", "ReorderOutput_token_3", "pooled_bn_nchwc", "unknown"])
@@ -87,7 +88,7 @@ def test_without_a_module_s_name_the_node_s_own_is_taken() -> None:
     for tensor in model.graph.initializer:
         tensor.name = "w" if tensor.name == "fc.weight" else tensor.name
     found = LayerNames(model, {"x": (1, 3, 8, 8)}).find("fused node_linear")
-    assert found == LayerOfFile("node_linear", MACS["fc"])
+    assert found == LayerOfFile("node_linear", MACS["fc"], BYTES["fc"])
 
 
 def test_torch_s_record_of_scopes_names_a_layer_whose_weight_was_renamed() -> None:
@@ -113,3 +114,14 @@ def test_a_real_profile_counts_the_layers_own_work_not_that_of_full_blocks(tmp_p
     feed = {"x": np.ones((2, 3, 8, 8), np.float32)}
     nodes = profile_model(path, feed, Peaks(1e9, 1e9), device="cpu", threads=1)
     assert {node.layer: node.macs for node in nodes if node.macs} == {name: 2 * macs for name, macs in MACS.items()}
+    # onnxruntime keeps the linear layer's weight re-ordered and does not count it: 2 x 17 inputs, 2 x 10 outputs
+    assert {node.layer: node.bytes for node in nodes}["fc"] == BYTES["fc"] + 4 * (2 * CHANNELS + 2 * 10)
+
+
+def test_a_rewritten_weight_leaves_the_layer_its_name_in_the_model_before() -> None:
+    shapes = {"x": (1, 3, 8, 8)}
+    before, model = network(), network()
+    model.graph.node[2].input[1] = "conv2d_1_compact0"
+    assert LayerNames(model, shapes).name_of(model.graph.node[2]) == "node_conv2d_1"
+    like = LayerNames(before, shapes)
+    assert LayerNames(model, shapes, like=like).name_of(model.graph.node[2]) == "layer1.0.conv2"

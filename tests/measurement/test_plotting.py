@@ -28,13 +28,13 @@ def test_layers_are_paired_by_name_in_the_order_of_the_network() -> None:
             [node("conv2", 3), node("conv1", 4), node("reorder", 1, 0)],
         )
     )
-    assert rows == [("conv1", 5, 4), ("conv2", 7, 3), ("gone", 1, 0), ("all other operators", 2, 1)]
+    assert rows == [("conv1", 5, 4), ("conv2", 7, 3), ("gone", 1, 0), ("everything else", 2, 1)]
 
 
 def test_only_the_slowest_layers_are_named_and_nothing_is_lost() -> None:
     many = [node(f"conv{index}", index) for index in range(100)]
     rows = layer_times(profile(many, []))
-    assert [name for name, _, _ in rows] == [*(f"conv{index}" for index in range(60, 100)), "all other operators"]
+    assert [name for name, _, _ in rows] == [*(f"conv{index}" for index in range(60, 100)), "everything else"]
     assert sum(before for _, before, _ in rows) == sum(range(100))
 
 
@@ -73,6 +73,6 @@ def test_png_and_svg_are_written_whole(
     # matplotlib draws text as paths and keeps it in comments
     for text in ("median latency (ms)", "gated", "compact", f"{report.results[0].speed_up.estimate:.2f}x"):
         assert f"<!-- {text} -->" in drawing
-    for text in ("hidden", "out", "all other operators"):
+    for text in ("hidden", "out", "everything else"):
         assert (f"<!-- {text} -->" in drawing) is profile
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.name.startswith("p.")) == [".png", ".svg"]

@@ -219,7 +219,12 @@ def test_one_connection_too_many_is_refused_at_once(start: Start) -> None:
     time.sleep(0.2)
     with connect(server) as client:
         client.sendall(HEAD + BODY)
-        assert status_of(client.recv(65536)) == 503
+        answer = everything(client)
+    assert status_of(answer) == 503
+    assert b"retry-after: 1\r\n" in answer
+    assert answer.endswith(b'{"error":"3 connections are open already; try again later."}')
+    held[1].sendall(HEAD + BODY)  # those that were there first are served all the same
+    assert status_of(held[1].recv(65536)) == 200
     for one in held:
         one.close()
     time.sleep(0.2)
@@ -235,3 +240,15 @@ def test_a_client_that_sends_all_of_a_refused_body_first_still_reads_the_answer(
         assert status_of(client.recv(65536)) == 413
         client.sendall(HEAD + BODY)  # and the connection is as good as new
         assert status_of(client.recv(65536)) == 200
+
+
+def test_a_connection_that_cannot_be_looked_at_does_not_end_the_watch(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(server) as one, connect(server) as other:
+        time.sleep(0.1)
+        found = next(iter(server.server._uvicorn.server_state.connections))  # type: ignore[union-attr]
+        monkeypatch.setattr(found, "sweep", lambda now: {}["nothing"])
+        for client in (one, other):
+            assert everything(client) == b""  # ended, both of them
+    assert_alive(server)

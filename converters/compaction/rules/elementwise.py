@@ -21,7 +21,12 @@ from converters.compaction.rules.step_functions import STEPS, step_transfer
 
 Function = Callable[..., NDArray[np.float64]]
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+def _erf(x: Constants) -> Constants:
+    # NumPy has none; a map repeats a few numbers many times
+    numbers, index = np.unique(np.asarray(x, np.float64), return_inverse=True)
+    values = np.array([math.erf(number) for number in numbers], np.float64)
+    return values[index].reshape(np.shape(x))
 
 
 def _sigmoid(x: Constants) -> Constants:

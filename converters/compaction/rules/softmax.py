@@ -27,6 +27,7 @@ class Shares(Relation):
         super().__init__(node, [data, output])
         self.data, self.output = data, output
         self._permitted: Mask = np.zeros(data.size, bool)
+        self._down: Mask = np.zeros(data.size, bool)
 
     @property
     def reason(self) -> str:
@@ -43,10 +44,15 @@ class Shares(Relation):
     def require(self, live: Liveness, facts: Facts) -> None:
         reads = bool(live.needed(self.output).any())
         live.need(self.data, reads)
-        self._permitted = self._closed(facts) | (not reads)
+        self._down = self._closed(facts)
+        self._permitted = self._down | (not reads)
 
     def shrink(self, permission: Permission) -> None:
         permission.withhold(self.data, ~self._permitted)
+        stays = ~permission.removable(self.data)
+        if stays.any() and not (stays & ~self._down).any():
+            # of nothing but minus infinity there is no softmax, not even one that nobody needs
+            permission.withhold(self.data, np.arange(self.data.size) == np.argmin(self._down))
         permission.withhold(self.output, ~permission.removable(self.data), permission.cause(self.data))
         permission.withhold(self.data, ~permission.removable(self.output), permission.cause(self.output))
 
