@@ -129,7 +129,7 @@ def train(make: Any, data: tuple[Tensor, ...], epochs: int, gated: bool) -> Trai
     torch.manual_seed(0)
     model = make()
     options = TrainingOptions(
-        epochs=epochs, batch_size=64, learning_rate=1e-3, gate_learning_rate=0.05, average_decay=0.98
+        epochs=epochs, batch_size=64, learning_rate=2e-3, gate_learning_rate=0.05, average_decay=0.98
     )
     penalty: Any = lambda: torch.zeros(())  # noqa: E731
     if gated:
@@ -196,18 +196,21 @@ def main() -> None:
     parser.add_argument("step", choices=["train", "measure"])
     parser.add_argument("--folder", type=Path, required=True, help="where the two steps keep the trained models")
     parser.add_argument("--result", type=Path, help="of `measure`: JSON file to write")
-    parser.add_argument("--epochs", type=int, nargs=2, default=[10, 6], help="of the ViT and of the BERT")
+    parser.add_argument("--epochs", type=int, nargs=2, default=[30, 6], help="of the ViT and of the BERT")
+    parser.add_argument("--only", nargs="+", default=["vit", "bert"], help="which to train; others stay in the folder")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     facts = arguments.folder / "trained.json"
     if arguments.step == "train":
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        runs = [
-            train_and_convert("vit", vit, load_digits(), arguments.epochs[0], arguments.folder),
-            train_and_convert("bert", bert, load_text(), arguments.epochs[1], arguments.folder),
-        ]
-        facts.write_text(json.dumps(runs, indent=1))
+        runs = json.loads(facts.read_text()) if facts.exists() else []
+        plan = [("vit", vit, load_digits, arguments.epochs[0]), ("bert", bert, load_text, arguments.epochs[1])]
+        for name, make, data, epochs in plan:
+            if name in arguments.only:
+                found = train_and_convert(name, make, data(), epochs, arguments.folder)
+                runs = [*(run for run in runs if run["name"] != name), found]
+                facts.write_text(json.dumps(runs, indent=1))
         return
     if arguments.result is None:
         parser.error("measure needs --result")
