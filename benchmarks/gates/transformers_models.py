@@ -112,7 +112,7 @@ def load_text() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     test: list[tuple[list[int], int]] = []
     for label, text in enumerate(documents):
         text = clean(text)
-        for piece in range(min(shortest, 900)):
+        for piece in range(min(shortest, 400)):
             tokens = [number.get(symbol, 0) for symbol in text[piece * _PIECE : (piece + 1) * _PIECE]]
             (test if piece % 5 == 0 else train).append((tokens, label))
     tensors = [torch.tensor([item[part] for item in rows]) for rows in (train, test) for part in (0, 1)]
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("step", choices=["train", "measure"])
     parser.add_argument("--folder", type=Path, required=True, help="where the two steps keep the trained models")
     parser.add_argument("--result", type=Path, help="of `measure`: JSON file to write")
-    parser.add_argument("--epochs", type=int, nargs=2, default=[30, 14], help="of the ViT and of the BERT")
+    parser.add_argument("--epochs", type=int, nargs=2, default=[10, 6], help="of the ViT and of the BERT")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -713,3 +713,8 @@ def output_that_is_listed_twice(r):
     z.name = "z"
     made.graph.output.extend([made.graph.output[0], z, z])
     return made
+
+
+@case(params=DENSE_LIVE)
+def split_with_an_empty_part_that_is_read(r):
+    return dense(r, "nothing, all = Split<axis=1>(g, sizes)\n m = Concat<axis=1>(all, nothing)", sizes=[0, 8])

@@ -10,7 +10,6 @@ _GATE_STAYS = "what goes goes, but the values of the open gates stay as a produc
 SHORTFALL: dict[str, str] = {
     **dict.fromkeys(
         (
-            "attention_with_a_gate_per_head",
             "embedding_whose_features_are_gated",
             "product_of_two_branches_closed_in_different_places",
             "outer_sum_of_a_vector_and_rows",
