@@ -36,7 +36,7 @@ from l0runtime.gates.gate import Gate
 from l0runtime.gates.layers import GatedConv2d, GatedLinear
 from l0runtime.gates.penalty import gates_of
 from l0runtime.gates.records import EpochRecord
-from l0runtime.gates.resizing import resize
+from l0runtime.gates.resizing import laid_out_like, resize
 from l0runtime.gates.training import Trainer
 
 Index = NDArray[np.int64]
@@ -334,10 +334,11 @@ def _apply(model: nn.Module, plan: ModulePlan, gates: Mapping[str, Index]) -> No
             child.size = len(child.log_alpha)
 
 
-def _slice(tensor: Tensor, kept: Mapping[int, Index]) -> Tensor:
+def _slice(whole: Tensor, kept: Mapping[int, Index]) -> Tensor:
+    tensor = whole.detach()
     for dim, index in kept.items():
         tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
-    return tensor.detach().clone()
+    return laid_out_like(tensor, whole).clone()
 
 
 @torch.no_grad()
