@@ -128,16 +128,18 @@ class Shrinker:
         least_share: gates that can go before it is worth the time, as a share of those that there are.
     Raises:
         OptionError: a setting outside its range.
+        UnsupportedModelError: gates that `attach` put in.
     """
 
     def __init__(
-        self, trainer: Trainer, *, patience: int = 3, threshold: float = 0.1, least_share: float = 0.05
+        self, trainer: Trainer, *, patience: int = 3, threshold: float = 0.1, least_share: float = 0.2
     ) -> None:
         if patience < 1 or not 0 < threshold <= 1 or not 0 <= least_share < 1:
             raise OptionError(
                 "Shrinker: expected patience >= 1, 0 < threshold <= 1 and 0 <= least_share < 1; "
                 f"found {patience}, {threshold} and {least_share}."
             )
+        _refuse_attached(trainer.model)
         self.trainer, self.patience, self.threshold, self.least_share = trainer, patience, threshold, least_share
         self.epochs_closed = {
             name: torch.zeros(gate.size, dtype=torch.int64) for name, gate in gates_of(trainer.model).items()
@@ -183,11 +185,7 @@ class Shrinker:
 
 
 def _check(models: Sequence[nn.Module], closed: Mapping[str, Tensor]) -> None:
-    if gates_in(models[0]) is not None:
-        raise UnsupportedModelError(
-            "shrink: the gates were put in by attach, which scale weights of layers that know nothing of them. Freeze "
-            "them, and fine-tune what converters.compact_module makes of the model."
-        )
+    _refuse_attached(models[0])
     for model in models:
         gates = gates_of(model)
         for name, mask in closed.items():
@@ -196,6 +194,14 @@ def _check(models: Sequence[nn.Module], closed: Mapping[str, Tensor]) -> None:
             still_open = int((mask.to(gates[name].log_alpha.device) & ~gates[name].closed()).sum())
             if still_open:
                 raise OptionError(f"shrink: {still_open} gates of {name} are to go, but are not closed.")
+
+
+def _refuse_attached(model: nn.Module) -> None:
+    if gates_in(model) is not None:
+        raise UnsupportedModelError(
+            "shrink: the gates were put in by attach, which scale weights of layers that know nothing of them. Freeze "
+            "them, and fine-tune what converters.compact_module makes of the model."
+        )
 
 
 def _marked_copy(model: nn.Module, args: tuple[Any, ...], closed: Mapping[str, Tensor]) -> nn.Module:

@@ -34,6 +34,7 @@ from l0runtime.gates import LeNet5, PaperPenalty, Trainer, TrainingOptions, Wide
 from l0runtime.machine import describe_machine
 
 PATIENCE = 2
+LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def compare(name: str, setting: Setting, data: Path, epochs: int | None) -> dict
         twin = copy.deepcopy(model)
         penalty = PaperPenalty(twin, setting.lambdas, setting.penalty_examples)
         trainers[kind] = Trainer(twin, train_x, train_y, penalty, options)
-    shrinker = Shrinker(trainers["shrinking"], patience=PATIENCE)
+    shrinker = Shrinker(trainers["shrinking"], patience=PATIENCE, least_share=LEAST_SHARE)
     observer = Shrinker(trainers["whole"], patience=PATIENCE, least_share=0.999999)  # counts, and never shrinks
     ever_closed = {name: torch.zeros(gate.size, dtype=torch.bool) for name, gate in gates_of(model).items()}
     rows: list[dict[str, Any]] = []
@@ -143,6 +144,7 @@ def compare(name: str, setting: Setting, data: Path, epochs: int | None) -> dict
         "penalty_examples": setting.penalty_examples,
         "options": vars(options),
         "patience": PATIENCE,
+        "least_share": LEAST_SHARE,
         "units": {gates: list(counts) for gates, counts in kept_units(trainers["whole"].evaluated_model).items()},
         "units_shrunk": {gates: kept for gates, (kept, _) in kept_units(trainers["shrinking"].evaluated_model).items()},
         "closed_for_good": sum(int(mask.sum()) for mask in ever_closed.values()),
