@@ -37,10 +37,12 @@ class Decisions:
     Args:
         values: gate values, [batch], with a gradient.
         probabilities: P(the block runs) of each sample, [batch], with a gradient.
+        settled: 1 for the samples whose block would run in eval(), else 0, [batch], with that gradient too.
     """
 
     values: Tensor
     probabilities: Tensor
+    settled: Tensor
 
 
 class ConditionalGate(nn.Module):
@@ -101,9 +103,7 @@ class ConditionalGate(nn.Module):
         """Gate values [batch]: random while training, in eval() a function of x alone."""
         logit = self.logit(x)
         if not self.training:
-            if self.kind == "gumbel":
-                return (logit > 0).to(logit.dtype)
-            return evaluate_gates(logit, self.constants, self.rule)
+            return self._evaluated(logit)
         noise = self.constants.draw_noise(tuple(logit.shape), logit)
         if self.kind == "gumbel":
             soft = torch.sigmoid((logit + noise) / self.temperature)
@@ -113,8 +113,14 @@ class ConditionalGate(nn.Module):
         else:
             values = self.constants.sample(logit, noise)
             probabilities = self.constants.probability_open(logit)
-        self._decisions = Decisions(values, probabilities)
+        runs = (self._evaluated(logit.detach()) > 0).to(logit.dtype)
+        self._decisions = Decisions(values, probabilities, runs + (probabilities - probabilities.detach()))
         return values
+
+    def _evaluated(self, logit: Tensor) -> Tensor:
+        if self.kind == "gumbel":
+            return (logit > 0).to(logit.dtype)
+        return evaluate_gates(logit, self.constants, self.rule)
 
     def logit(self, x: Tensor) -> Tensor:
         """The decision before noise and threshold, [batch]."""

@@ -31,8 +31,11 @@ class ConditionalPenalty:
         weight * (sum_g macs_g rate_g / sum_g macs_g - target)^2  unit "macs"
         + shaping * sum_g distance of the batch's probabilities from the prior
 
-    rate_g is the mean of the batch's decisions, which are differentiable (straight-through, or hard-concrete by the
-    probability that a gate is open). For "macs" a block within another counts where both run.
+    The first term is the mean of two, with two rates: rate_g is the mean of the batch's random decisions, which are
+    differentiable (straight-through, or hard-concrete by the probability that a gate is open), and that of the
+    decisions which evaluation would make, with the gradient of the probabilities. By the first alone a gate of
+    probability 0.3 for every sample would be at its target of 0.3, and never run once it is evaluated. For "macs" a
+    block within another counts where both run.
 
     Args:
         model: has conditional gates; called in train() mode before each call of the penalty.
@@ -81,20 +84,21 @@ class ConditionalPenalty:
     def __call__(self) -> Tensor:
         """The penalty of the last batch as a scalar tensor."""
         decisions = {name: gate.take_decisions() for name, gate in self.gates.items()}
-        runs = {name: _decided(self.gates[name], made) for name, made in decisions.items()}
-        if self.unit == "rate":
-            terms = [(runs[name].mean() - self.targets[name]).square() for name in runs]
-            total = torch.stack(terms).mean() * self.weight
-        else:
-            work = sum(self.macs[name] for name in runs)
-            spent = torch.stack(
-                [self._reached(name, runs).mean() * (self.macs[name] / max(work, 1)) for name in runs]
-            ).sum()
-            total = (spent - next(iter(self.targets.values()))).square() * self.weight
+        drawn = {name: _decided(self.gates[name], made) for name, made in decisions.items()}
+        settled = {name: made.settled for name, made in decisions.items()}
+        total = (self._miss(drawn) + self._miss(settled)) * (self.weight / 2)
         if self.shaping:
             distances = [shape_distance(made.probabilities) for made in decisions.values()]
             total = total + self.shaping * torch.stack(distances).sum()
         return total
+
+    def _miss(self, runs: Mapping[str, Tensor]) -> Tensor:
+        """Squared distance from the target, of decisions [batch] by gate."""
+        if self.unit == "rate":
+            return torch.stack([(runs[name].mean() - self.targets[name]).square() for name in runs]).mean()
+        work = sum(self.macs[name] for name in runs)
+        spent = torch.stack([self._reached(name, runs).mean() * (self.macs[name] / max(work, 1)) for name in runs])
+        return (spent.sum() - next(iter(self.targets.values()))).square()
 
     def _reached(self, name: str, runs: Mapping[str, Tensor]) -> Tensor:
         """Of each sample, whether the block runs, and those around it."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from l0runtime.errors import NoGateError, OptionError
 from l0runtime.gates.conditional import Conditional, ConditionalGate, ConditionalPenalty, shape_distance
-from l0runtime.gates.conditional.gate import Decisions
+from l0runtime.gates.conditional.gate import Decisions, GateKind
 
 
 def net_with(*rates: float) -> nn.Sequential:
@@ -16,7 +16,7 @@ def net_with(*rates: float) -> nn.Sequential:
     net = nn.Sequential(*(Conditional(nn.Linear(2, 2), ConditionalGate(2)) for _ in rates))
     for block, rate in zip(net, rates, strict=True):
         values = (torch.arange(100) < 100 * rate).float()
-        block.gate._decisions = Decisions(values, values)
+        block.gate._decisions = Decisions(values, values, values)
     return net
 
 
@@ -41,15 +41,36 @@ def test_work_within_a_block_counts_where_both_run() -> None:
     inner = Conditional(nn.Linear(2, 2), ConditionalGate(2))
     net = Conditional(nn.Sequential(nn.Linear(2, 2), inner), ConditionalGate(2))
     first_half, every_other = (torch.arange(100) < 50).float(), (torch.arange(100) % 2).float()
-    net.gate._decisions = Decisions(first_half, first_half)
-    inner.gate._decisions = Decisions(every_other, every_other)
+    net.gate._decisions = Decisions(first_half, first_half, first_half)
+    inner.gate._decisions = Decisions(every_other, every_other, every_other)
     penalty = ConditionalPenalty(net, 0.0, unit="macs", macs={"gate": 300, "body.1.gate": 100}, weight=1.0)
     assert penalty().item() == pytest.approx(((300 * 0.5 + 100 * 0.25) / 400) ** 2)
 
 
-def test_training_reaches_the_target() -> None:
+def test_random_decisions_and_those_of_evaluation_count_alike() -> None:
+    net = nn.Sequential(Conditional(nn.Linear(2, 2), ConditionalGate(2)))
+    at_target = (torch.arange(100) < 30).float()
+    net[0].gate._decisions = Decisions(at_target, torch.full((100,), 0.3), torch.zeros(100))
+    assert ConditionalPenalty(net, 0.3, weight=3.0)().item() == pytest.approx(3 * 0.3**2 / 2)
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "hard-concrete"])
+def test_a_gate_tells_what_evaluation_would_decide(kind: GateKind) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(Conditional(nn.Linear(4, 4), ConditionalGate(4, hidden=0))).train()
+    gate = ConditionalGate(4, kind=kind, initial_rate=0.5)
+    x = torch.randn(200, 4)
+    gate.train()(x)
+    made = gate.take_decisions()
+    assert torch.equal(made.settled.detach(), (gate.eval()(x) > 0).float())
+    (slope,) = torch.autograd.grad(made.settled.sum(), gate.last.bias, retain_graph=True)
+    (expected,) = torch.autograd.grad(made.probabilities.sum(), gate.last.bias)
+    assert torch.equal(slope, expected)
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "hard-concrete"])
+def test_training_reaches_the_target_in_evaluation_too(kind: GateKind) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Conditional(nn.Linear(4, 4), ConditionalGate(4, hidden=0, kind=kind))).train()
     penalty = ConditionalPenalty(net, 0.3)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
     for _ in range(200):
@@ -58,7 +79,10 @@ def test_training_reaches_the_target() -> None:
         penalty().backward()
         optimizer.step()
     net(torch.randn(20_000, 4))
-    assert net[0].gate.take_decisions().values.mean().item() == pytest.approx(0.3, abs=0.05)
+    made = net[0].gate.take_decisions()
+    drawn = made.values if kind == "gumbel" else made.probabilities
+    assert drawn.mean().item() == pytest.approx(0.3, abs=0.05)
+    assert (net.eval()[0].gate(torch.randn(20_000, 4)) > 0).float().mean().item() == pytest.approx(0.3, abs=0.05)
 
 
 def test_a_batch_drawn_from_the_prior_is_at_no_distance() -> None:
