@@ -149,6 +149,38 @@ def _export_once(
     return program.model
 
 
+def export_unoptimised(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ir.Model:
+    """The graph of a module in eval mode as it is: parameters under their own names, nothing fused, every size fixed.
+
+    Raises:
+        InputError, UnsupportedModelError: as for `export`.
+    """
+    import torch
+
+    _run(module, args, kwargs)
+    with _quiet(), _translated(type(module).__name__), torch.no_grad():
+        program = torch.onnx.export(module, args, kwargs=dict(kwargs), dynamo=True, optimize=False, verbose=False)
+    assert program is not None
+    _cast_by_name(program.model)
+    return program.model
+
+
+def _cast_by_name(model: ir.Model) -> None:
+    """CastLike reads its second operand for nothing but its type, which is known here; a Cast names it."""
+    import onnx_ir as ir
+
+    for node in list(model.graph):
+        like = node.inputs[1] if node.op_type == "CastLike" else None
+        if like is None or like.dtype is None:
+            continue
+        cast = ir.node("Cast", [node.inputs[0]], {"to": int(like.dtype)}, name=node.name)
+        result, output = cast.outputs[0], node.outputs[0]
+        result.name, result.shape, result.type = output.name, output.shape, output.type
+        output.replace_all_uses_with(result, replace_graph_outputs=True)
+        model.graph.insert_before(node, cast)
+        model.graph.remove(node)
+
+
 def _export_program(gated: GatedModel, opset: int | None) -> Exported:
     import torch
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from converters.report import PREFIX, KeptAxis
 from converters.sources import Candidate, GateGroup, SourceOptions, find_source
 from converters.widths import LayerWidth, WidthChange
-from l0runtime.errors import OptionError
+from l0runtime.conditional import ConditionalModel, read_conditional
+from l0runtime.conditional.metadata import KEY as CONDITIONAL
+from l0runtime.errors import ModelFileError, OptionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from converters.compaction import RemovalPlan
 
 _Entry = TypeVar("_Entry")
-_LISTS = ("gates", "widths", "kept", "without_rule")
+_SHOWN_APART = ("gates", "widths", "kept", "without_rule", CONDITIONAL)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Inspection:
         zeros: layers of an ONNX file with exact-zero channels.
         kept: dead indices that stay and why, the most expensive first.
         without_rule: operator types that no rule describes.
+        conditional: blocks of a compact file that run for some inputs only; None for a file without any.
         conversion: what a compact file records of its conversion: version, cost, verification.
         plan: the whole removal plan of an ONNX file; not part of the JSON.
     """
@@ -56,6 +59,7 @@ class Inspection:
     zeros: tuple[ZeroChannels, ...] = ()
     kept: tuple[KeptAxis, ...] = ()
     without_rule: tuple[str, ...] = ()
+    conditional: ConditionalModel | None = None
     conversion: Mapping[str, Any] = field(default_factory=dict)
     plan: RemovalPlan | None = None
 
@@ -119,7 +123,8 @@ def _inspect_onnx(path: Path) -> Inspection:
     model = ir.load(str(path))
     parameters = sum(
         value.const_value.size
-        for value in model.graph.initializers.values()
+        for graph in [model.graph, *model.graph.subgraphs()]
+        for value in graph.initializers.values()
         if value.const_value is not None and value.const_value.dtype.is_floating_point()
     )
     recorded = {
@@ -155,7 +160,8 @@ def _inspect_compact(path: Path, parameters: int, recorded: Mapping[str, str]) -
         widths=tuple(_entries(recorded, "widths", _width_change)),
         kept=tuple(_entries(recorded, "kept", lambda axis: KeptAxis(**axis))),
         without_rule=tuple(_entries(recorded, "without_rule", str)),
-        conversion={key: _value(text) for key, text in recorded.items() if key not in _LISTS},
+        conditional=_blocks(recorded),
+        conversion={key: _value(text) for key, text in recorded.items() if key not in _SHOWN_APART},
     )
 
 
@@ -165,6 +171,13 @@ def _entries(recorded: Mapping[str, str], key: str, make: Callable[[Any], _Entry
         return [make(entry) for entry in json.loads(recorded[key])]
     except (KeyError, TypeError, ValueError):
         return []
+
+
+def _blocks(recorded: Mapping[str, str]) -> ConditionalModel | None:
+    try:
+        return read_conditional(recorded)
+    except ModelFileError:  # edited
+        return None
 
 
 def _width_change(entry: list[Any]) -> WidthChange:

@@ -77,8 +77,9 @@ def convert(
         gated_output: also write the exported gated model, to measure against (`l0runtime bench`).
         align: pad survivors up with dead channels, which is exact: "auto" to the widths that measure fastest, if that
             makes the model faster; a number to its multiples; "none" not at all.
-        align_for: where "auto" measures; None for one CPU thread and single examples.
-        measure: time each block that runs for some inputs only, and leave unconditional what does not pay.
+        align_for: where "auto", and `measure`, measure; None for one CPU thread and single examples.
+        measure: time each block that runs for some inputs only, at single examples, and leave unconditional what does
+            not pay.
         progress: called with the name of each stage as it begins.
     Raises:
         VerificationError: gated and compact disagree; nothing is written.
@@ -118,7 +119,8 @@ def convert(
             )
         if _is_conditional(compact_path):
             with watch("conditional"):
-                result = _make_conditional(result, compact_path, folder, inputs, exported, measure)
+                where = (align_for or Target()) if measure else None
+                result = _make_conditional(result, compact_path, folder, inputs, exported, where)
         append_metadata(compact_path, result.metadata())
         result = watch.complete(result, output)
         write_report(result, folder)
@@ -205,7 +207,7 @@ def _make_conditional(
     folder: Path,
     inputs: Sequence[Mapping[str, Array]] | None,
     exported: Exported | None,
-    measure: bool,
+    measure: Target | None,
 ) -> Report:
     """Blocks that run for some inputs only become branches; the report says which."""
     from converters.conditional import make_conditional

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from converters.sources import GateGroup
     from converters.verification import Verification
     from converters.widths import LayerWidth, WidthChange
+    from l0runtime.conditional import ConditionalModel
 
 _SHOWN_REASONS = 10
 _TEXT_WIDTH = 120
+_FORMS = {"single": "batch of 1", "samples": "each sample", "batch": "whole batch"}
 
 
 def as_text(renderable: RenderableType) -> str:
@@ -37,6 +39,8 @@ def render_report(report: Report) -> RenderableType:
     if report.gates:
         parts.append(gate_table(report.gates))
     parts += [width_table(report.widths), _cost_table(report), _verification_text(report.verification)]
+    if report.conditional is not None:
+        parts.append(conditional_table(report.conditional))
     parts += kept_lines(report.kept, report.without_rule)
     parts += [Text(f"note: {note}") for note in report.notes]
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
@@ -62,6 +66,8 @@ def render_inspection(found: Inspection) -> RenderableType:
     if found.widths:
         title = "widths, before and after" if found.format == "compact" else "widths, now and after a conversion"
         parts.append(width_table(found.widths, title))
+    if found.conditional is not None:
+        parts.append(conditional_table(found.conditional))
     parts += kept_lines(found.kept, found.without_rule)
     parts += [Text(f"{key}: {_plain(value)}") for key, value in found.conversion.items()]
     return Group(*parts)
@@ -90,6 +96,20 @@ def width_table(widths: tuple[WidthChange, ...], title: str = "widths") -> Table
             _change(change.before.outputs, change.after, "outputs"),
         )
     return table
+
+
+def conditional_table(model: ConditionalModel) -> Group:
+    """One line per block that runs for some inputs only; its work is that of one sample, without blocks within it."""
+    always, masked = model.macs_always, model.macs_masked
+    head = Text(f"blocks that run for some inputs only: {always:,} MACs when none runs, {masked:,} when all do")
+    table = Table("block", "within", "decided for")
+    for name in ("MACs", "its gate's", "parameters"):
+        table.add_column(name, justify="right")
+    for block in model.blocks:
+        parent = "" if block.parent is None else model.blocks[block.parent].name
+        figures = (block.macs, block.gate_macs, block.parameters)
+        table.add_row(block.name, parent, _FORMS.get(block.form, block.form), *(f"{figure:,}" for figure in figures))
+    return Group(head, table)
 
 
 def kept_lines(kept: tuple[KeptAxis, ...], without_rule: tuple[str, ...]) -> list[RenderableType]:

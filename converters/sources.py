@@ -42,6 +42,7 @@ BUILT_IN: dict[str, str] = {
     "flop": "converters.formats.flop:SOURCE",
     "cofi": "converters.formats.cofi:SOURCE",
     "llm-shearing": "converters.formats.llm_shearing:SOURCE",
+    "convnet-aig": "converters.formats.convnet_aig:SOURCE",
     "nn-pruning": "converters.formats.nn_pruning:SOURCE",
     "torch-prune": "converters.formats.torch_prune:SOURCE",
     "torch-ao": "converters.formats.torch_ao:SOURCE",

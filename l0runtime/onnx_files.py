@@ -115,6 +115,25 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 pending += attribute.graphs
 
 
+def external_files(path: str | Path) -> list[str]:
+    """Files beside a model that hold its weights, as the model names them.
+
+    Raises:
+        ModelFileError: the model cannot be read, or one lies outside its folder.
+    """
+    path = Path(path)
+    found = {
+        entry.value
+        for tensor in all_tensors(read_model(path, weights=False))
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for location in found:
+        if not (path.parent / location).resolve().is_relative_to(path.parent.resolve()):
+            raise ModelFileError(f"{path}: its weights lie in '{location}', outside its folder. Write it again.")
+    return sorted(found)
+
+
 def stored_bytes(path: str | Path) -> int:
     """Size of an ONNX file together with the data files that its weights lie in."""
     path = Path(path)

@@ -45,6 +45,8 @@ class Graph:
     lines: list[str] = field(default_factory=list)
     weights: dict[str, object] = field(default_factory=dict)
     unread: dict[str, Value] = field(default_factory=dict)
+    square: list[str] = field(default_factory=list)  # weights that another layer may share
+    published: list[tuple[Value, bool]] = field(default_factory=list)  # outputs as they are; True: twice
     sizes: int = 1
 
     def name(self, stem: str = "v") -> str:
@@ -360,13 +362,21 @@ def build(rank: int, program: Sequence[Step], seed: int, static: bool = False) -
         seed: of the weights, biases and statistics.
         static: images are 5 x 6.
     """
+    from random_rare import RARE_IMAGE, RARE_SEQUENCE  # its operations need the types of this file
+
     g = Graph(np.random.default_rng(seed), rank, static)
-    operations = IMAGE if rank == 4 else SEQUENCE
+    operations = {**IMAGE, **RARE_IMAGE} if rank == 4 else {**SEQUENCE, **RARE_SEQUENCE}
     g.pool.append(Value("x", 3 if rank == 4 else 4, 0))
     (conv if rank == 4 else linear)(g, Step("", 0, 5, 0, 0), g.pool[0])
     for step in program:
         operations[step.op](g, step, g.pick(step.a))
     outputs = []
+    for position, (value, twice) in enumerate(g.published):
+        # an input or a value that is an output already gets a name of its own
+        name = g.emit(f"Identity({value.name})", value) if value.name in ("x", *_names(outputs)) else value.name
+        g.unread.pop(name, None)
+        space = f"{value.width},U{position},V{position}" if rank == 4 else f"S,{value.width}"
+        outputs += [f"float[N,{space}] {name}"] * (1 + twice)
     for position, value in enumerate(list(g.unread.values())):
         if rank == 4:
             w = g.give(weight(g.r, 2, value.width, *(3, 3)))
@@ -377,3 +387,7 @@ def build(rank: int, program: Sequence[Step], seed: int, static: bool = False) -
             outputs.append(f"float[N,S,2] {name}")
     inputs = ("float[N,3,5,6] x" if static else "float[N,3,H,W] x") if rank == 4 else "float[N,S,4] x"
     return model(f"({inputs}) => ({', '.join(outputs)}) {{\n" + "\n".join(g.lines) + "\n}", opset=23, **g.weights)
+
+
+def _names(outputs: Sequence[str]) -> list[str]:
+    return [text.split()[-1] for text in outputs]

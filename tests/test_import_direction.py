@@ -63,7 +63,10 @@ def test_relations_and_axes_know_no_rule_and_no_stage() -> None:
     engine = "converters.compaction"
     for name, known in {
         "axes.py": {"axes"},
-        "relations.py": {"axes", "quantised_weights", "relations"},
+        **{
+            f"relations/{kind}.py": {"axes", "quantised_weights", "relations.base"}
+            for kind in ("base", "places", "sums", "ties")
+        },
         "quantised_weights.py": {"axes", "names"},
         "dimensions.py": {"dimensions"},
     }.items():

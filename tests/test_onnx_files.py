@@ -9,7 +9,7 @@ import onnx.parser
 import pytest
 
 from l0runtime.errors import ModelFileError
-from l0runtime.onnx_files import check_model_path, read_model
+from l0runtime.onnx_files import check_model_path, external_files, read_model
 
 RELU = '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x) => (float[N,2] y) { y = Relu (x) }'
 
@@ -93,3 +93,27 @@ def test_missing_external_data_is_refused(tmp_path: Path) -> None:
     assert read_model(tmp_path / "m.onnx", weights=False).graph.name == "g"
     with pytest.raises(ModelFileError, match="its external data cannot be read"):
         read_model(tmp_path / "m.onnx")
+
+
+def test_data_files_are_named_also_where_a_branch_alone_needs_them(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]> g (bool c, float[2] x) => (float[2] y) <float[2] w={1,2}> {
+        y = If (c) <
+            then_branch = t () => (float[2] a) <float[2] v={3,4}> { a = Add (x, v) },
+            else_branch = e () => (float[2] b) { b = Add (x, w) }
+        >
+    }"""
+    model = onnx.parser.parse_model(text)
+    branch = model.graph.node[0].attribute[0].g.initializer[0]
+    for tensor, location in ((model.graph.initializer[0], "w.data"), (branch, "v.data")):
+        tensor.ClearField("float_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert external_files(path) == ["v.data", "w.data"]
+    branch.external_data[0].value = "../secret"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ModelFileError, match=r"its weights lie in '\.\./secret', outside its folder\. Write it again\."
+    ):
+        external_files(path)

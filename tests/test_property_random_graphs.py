@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from judge import FLOAT64_LIMIT, run_onnxruntime
 from oracle import evaluate, relative_difference, upcast
 from random_graphs import Step
+from random_rare import RARE_IMAGE, RARE_SEQUENCE
 
 from converters.compaction import compact
 
@@ -65,20 +66,20 @@ def keeps_its_function(model: onnx.ModelProto) -> None:
 
 
 @BOUNDED
-@given(programs(list(random_graphs.IMAGE)), st.integers(0, 255), st.booleans())
+@given(programs([*random_graphs.IMAGE, *RARE_IMAGE]), st.integers(0, 255), st.booleans())
 def test_random_image_graphs_keep_their_function(program: list[Step], seed: int, static: bool) -> None:
     keeps_its_function(random_graphs.build(4, program, seed, static))
 
 
 @BOUNDED
-@given(programs(list(random_graphs.SEQUENCE)), st.integers(0, 255))
+@given(programs([*random_graphs.SEQUENCE, *RARE_SEQUENCE]), st.integers(0, 255))
 def test_random_sequence_graphs_keep_their_function(program: list[Step], seed: int) -> None:
     keeps_its_function(random_graphs.build(3, program, seed))
 
 
 @pytest.mark.parametrize("rank", [3, 4])
 def test_every_operation_of_the_generator_builds_a_valid_graph(rank: int) -> None:
-    for op in random_graphs.IMAGE if rank == 4 else random_graphs.SEQUENCE:
+    for op in {**random_graphs.IMAGE, **RARE_IMAGE} if rank == 4 else {**random_graphs.SEQUENCE, **RARE_SEQUENCE}:
         for variant in range(12):
             program = [Step("gate", 0, 0, 0, 5), Step(op, 0, variant, variant, 3), Step(op, 1, 1, variant, 0)]
             model = random_graphs.build(rank, program, seed=variant, static=variant % 2 == 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ import pytest
 from cases import CASES
 from judge import Judgement
 
-from converters.compaction import compact, maps, relations, strided_views
+from converters.compaction import compact, maps, relations, split_views, strided_views
 from converters.compaction.axes import axes_of
 from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
@@ -20,17 +20,12 @@ from converters.compaction.relations import Relation, Unread
 # Rules and fixups that no case decides yet, each with its reason.
 _RANDOM = "random numbers cannot be compared"
 _ELSEWHERE = "an operator of onnxruntime alone, which the oracle does not know"
-_NO_CASE = "no case has this operator yet"
 UNGUARDED_RULES: dict[str, str] = {
     **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomUniform"), _RANDOM),
     **dict.fromkeys(("RandomNormalLike", "RandomUniformLike"), _RANDOM),
     **{name: _ELSEWHERE for name in RULES if name.startswith("com.microsoft")},
     "SimplifiedLayerNormalization": _ELSEWHERE,
-    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"), _NO_CASE),
-    **dict.fromkeys(
-        ("Compress", "EyeLike", "GatherND", "NonZero", "OneHot", "Range", "Scatter", "ScatterND"), _NO_CASE
-    ),
-    **dict.fromkeys(("Swish", "Trilu", "Unique"), _NO_CASE),
+    "Range": "no axis of it has a known length unless it is folded",
     "Identity": "identities are taken out before any rule is asked",
     "ConstantOfShape": "its shape is evaluated beforehand in every case",
 }
@@ -142,6 +137,21 @@ def test_strided_view_that_is_believed_to_count_in_order_is_noticed(monkeypatch:
     assert somebody_notices(["strided_view_that_reverses_each_row"])
 
 
+def test_parts_of_a_joint_projection_that_are_mixed_up_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = split_views._split
+
+    def reversed_parts(*operands: object) -> list[ir.Value]:
+        return list(reversed(split(*operands)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(split_views, "_split", reversed_parts)
+    assert somebody_notices(["joint_projection_divided_by_slices_with_closed_values"])
+
+
+def test_rows_that_keep_their_order_where_parts_lie_inside_heads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_views, "reorder_rows", lambda graph, value, dim, order: True)
+    assert somebody_notices(["joint_projection_divided_inside_each_head_with_closed_values"])
+
+
 def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relations.Grouped, "maps_to_fold", lambda self, permission: np.zeros(0, np.int64))
     assert somebody_notices(["constants_in_front_of_a_padded_grouped_conv_of_static_size"])
@@ -155,6 +165,24 @@ def test_mean_of_a_map_that_is_not_learnt_is_noticed(monkeypatch: pytest.MonkeyP
 def test_mean_of_a_map_over_one_dimension_taken_for_one_over_space_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "_reduced", lambda node, size: set(range(2, size)))
     assert somebody_notices(["mean_over_the_rows_of_maps_that_do_not_depend_on_the_input"])
+
+
+def test_maps_whose_order_a_shuffle_is_believed_to_keep_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = maps._routes
+
+    def unmoved(output: ir.Value, stated: Sequence[Relation]) -> list[maps.Route]:
+        return [maps.Route(r.source, np.sort(r.origin), r.to) for r in routes(output, stated)]
+
+    monkeypatch.setattr(maps, "_routes", unmoved)
+    assert somebody_notices(["channel_shuffle_of_maps_that_do_not_depend_on_the_input"])
+
+
+def test_map_that_a_view_is_believed_to_keep_in_place_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmoved(self: maps.Maps, node: ir.Node, fixed: np.ndarray, evaluated: dict[ir.Value, maps.Map]) -> maps.Map:
+        return self._rows(node.inputs[0], fixed, evaluated).reshape(fixed.size, -1)[:, ::-1]
+
+    monkeypatch.setattr(maps.Maps, "_rearranged", unmoved)
+    assert somebody_notices(["tokens_of_maps_that_do_not_depend_on_the_input"])
 
 
 def test_average_over_hanging_windows_taken_for_a_convolution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,16 @@ INPUT = "x"
 Array = NDArray[np.float32]
 
 
-def convert_blocks(folder: Path, *, width: int = 64, blocks: int = 8, hidden: int = 16, size: int = 32) -> None:
+def convert_blocks(
+    folder: Path, *, width: int = 64, blocks: int = 8, hidden: int = 16, size: int = 32, batch: int | None = None
+) -> None:
     """Write masked.onnx and conditional.onnx of a network of one stage of conditional residual blocks.
 
     Args:
         folder: where to.
         width, blocks, hidden: channels, number of blocks, hidden units of each gate.
         size: height and width of the image.
+        batch: the only batch size; None for any.
     """
     torch.manual_seed(0)
     net = ConditionalResNet(channels=3, widths=(width,), blocks=blocks, hidden=hidden).eval()
@@ -38,13 +41,13 @@ def convert_blocks(folder: Path, *, width: int = 64, blocks: int = 8, hidden: in
                 module.last.bias.normal_(0, 1)  # equal ones would be stored once
             if isinstance(module, torch.nn.BatchNorm2d):  # activations stay of order one through all blocks
                 module.weight.fill_(0.5)
-    example = (torch.randn(2, 3, size, size),)
-    batch = ({0: torch.export.Dim("batch")},)
+    example = (torch.randn(batch or 2, 3, size, size),)
+    axes: dict[int, object] = {} if batch is not None else {0: torch.export.Dim("batch")}
     convert(
         net,
         folder / "conditional.onnx",
         example_inputs=example,
-        dynamic_shapes=batch,
+        dynamic_shapes=(axes,),
         gated_output=folder / "gated.onnx",
     )
     _write_masked(folder)

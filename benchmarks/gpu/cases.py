@@ -6,6 +6,7 @@ speed_ups     gated against compact at 30, 50 and 70 % closed gates, batch 1 to 
 graphs        compact with and without CUDA graphs
 native        compact against the same architecture built at the surviving widths
 compiled      compact against torch.compile of the gated module
+conditional   see conditional.py
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ def write_table(evidence: dict[str, Any]) -> str:
 
 def _case(row: Row) -> str:
     return " ".join(
-        str(row[key]) for key in ("network", "variant", "closed", "precision", "batch", "channels") if key in row
+        str(row[key])
+        for key in ("network", "variant", "closed", "precision", "batch", "channels", "size")
+        if key in row
     )
 
 
@@ -83,6 +85,18 @@ def _native(rows: list[Row]) -> str:
     return _grid(rows, ("network",), "batch", lambda row: _ratio(row["compact_over_native"]))
 
 
+def _conditional(rows: list[Row]) -> str:
+    """Times, and the largest share of samples that may run for a branch to pay."""
+    head = ["channels", "size", "batch", "MACs", "masked ms", "skipped", "half", "run", "pays up to a rate of", "same"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        if "error" not in row:
+            times = [f"{row['ms'][way]:.3f}" for way in ("masked", "skipped", "half", "run")]
+            lines.append([*(str(row[key]) for key in ("channels", "size", "batch")), f"{row['macs']:,}", *times])
+            lines[-1] += [f"{row['break_even_rate']:.0%}", "yes" if row["same"] else f"NO, {row['difference']:.1e}"]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _plain(rows: list[Row]) -> str:
     return "\n".join(f"- {row}" for row in rows)
 
@@ -94,4 +108,5 @@ _SECTIONS = {
     "graphs": _graphs,
     "native": _native,
     "compiled": _speed_ups,
+    "conditional": _conditional,
 }

@@ -37,14 +37,8 @@ def prepare(name: str, open_share: float, folder: Path) -> Files:
     files = Files(*(stem.with_name(f"{stem.name}-{kind}.onnx") for kind in ("gated", "compact", "native")))
     if files.native.exists():
         return files
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare_gated(name, open_share, folder)
     network = NETWORKS[name]
-    torch.manual_seed(0)
-    model = network.build().eval()
-    disturb_norms(model, 1)
-    close(model, network.units(model), open_share, 2)
-    _export(model, network.inputs(2), files.gated)
-    del model
     made = compact(ir.load(str(files.gated)))
     ir.save(made.model, files.compact, external_data=f"{files.compact.name}.data")
     torch.manual_seed(3)
@@ -53,6 +47,21 @@ def prepare(name: str, open_share: float, folder: Path) -> Files:
     disturb_norms(native, 4)
     _export(native.eval(), network.inputs(2), files.native)
     return files
+
+
+def prepare_gated(name: str, open_share: float, folder: Path) -> Path:
+    """The gated file alone."""
+    path = folder / f"{name}-{open_share:g}-gated.onnx"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    network = NETWORKS[name]
+    torch.manual_seed(0)
+    model = network.build().eval()
+    disturb_norms(model, 1)
+    close(model, network.units(model), open_share, 2)
+    _export(model, network.inputs(2), path)
+    return path
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:

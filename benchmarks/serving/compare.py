@@ -1,6 +1,6 @@
 """How fast is `l0runtime serve` beside KServe's Python SDK and LitServe, serving one model in one run?
 
-    python benchmarks/serving/compare.py --kserve ENV --litserve ENV --out benchmarks/serving/result.json
+    python -m benchmarks.serving.compare --kserve ENV --litserve ENV --out benchmarks/serving/result.json
 
 The servers take turns in blocks of random order; those whose turn it is not are stopped by a signal. Bars:
 32 clients: at least 5 times KServe's requests a second and 3 times LitServe's; one client: at most half of KServe's
@@ -10,7 +10,6 @@ overhead over a direct `session.run`; no wrong and no lost answer.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -25,7 +24,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.serving.exchanges import make_exchanges
-from benchmarks.serving.load_client import Outcome, percentile, run_clients
+from benchmarks.serving.load_client import Outcome, on_loop, percentile, run_clients
 from benchmarks.serving.models import write_model
 from benchmarks.serving.processes import ServerProcess, start_ours, start_peer
 from l0runtime.machine import installed_version, processor_name, usable_cores
@@ -33,13 +32,19 @@ from l0runtime.machine import installed_version, processor_name, usable_cores
 CLIENTS = 32
 
 
-def measure(server: ServerProcess, model: Path, protocol: str, clients: int, seconds: float) -> Outcome:
-    """One block of requests to one server."""
+def measure(
+    server: ServerProcess, model: Path, protocol: str, clients: int, seconds: float
+) -> tuple[Outcome, dict[str, float]]:
+    """One block of requests to one server, and the cores that the load client and the server kept busy meanwhile."""
     exchanges = make_exchanges(model, protocol, clients)
     with server.alone():
         # a moment that does not count: caches, and processes that were stopped
-        asyncio.run(run_clients("127.0.0.1", server.port, exchanges, seconds=0.3))
-        return asyncio.run(run_clients("127.0.0.1", server.port, exchanges, seconds=seconds))
+        on_loop(run_clients("127.0.0.1", server.port, exchanges, seconds=0.3))
+        before = time.process_time(), server.cpu_seconds()
+        outcome = on_loop(run_clients("127.0.0.1", server.port, exchanges, seconds=seconds))
+        after = time.process_time(), server.cpu_seconds()
+    client, served = ((end - start) / outcome.seconds for start, end in zip(before, after, strict=True))
+    return outcome, {"client_cores": round(client, 2), "server_cores": round(served, 2)}
 
 
 def direct_ms(model: Path, runs: int = 500) -> float:
@@ -80,7 +85,7 @@ def compare(kserve: Path, litserve: Path, folder: Path, *, rounds: int, seconds:
         for number in range(rounds):
             for clients in (CLIENTS, 1):
                 for name, protocol in order.sample(cells, len(cells)):
-                    outcome = measure(servers[name], model, protocol, clients, seconds)
+                    outcome, cores = measure(servers[name], model, protocol, clients, seconds)
                     blocks.append(
                         {
                             "round": number,
@@ -94,6 +99,7 @@ def compare(kserve: Path, litserve: Path, folder: Path, *, rounds: int, seconds:
                             "p50_ms": round(percentile(outcome.latencies_ms, 0.5), 3),
                             "p99_ms": round(percentile(outcome.latencies_ms, 0.99), 3),
                             "direct_ms": round(direct_ms(model), 4) if clients == 1 else None,
+                            **cores,
                             "load_average": os.getloadavg()[0],
                         }
                     )

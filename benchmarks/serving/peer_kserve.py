@@ -31,8 +31,15 @@ class OnnxModel(kserve.Model):  # type: ignore[misc]
         x = payload.inputs[0].as_numpy()
         y = self._session.run(["y"], {"x": x})[0]
         output = InferOutput(name="y", shape=list(y.shape), datatype="FP32")
-        output.set_data_from_numpy(y, binary_data=payload.use_binary_outputs)
-        return InferResponse(response_id=payload.id, model_name=self.name, infer_outputs=[output])
+        asked = payload.request_outputs or []
+        output.set_data_from_numpy(y, binary_data=payload.use_binary_outputs or any(one.binary_data for one in asked))
+        return InferResponse(
+            response_id=payload.id,
+            model_name=self.name,
+            infer_outputs=[output],
+            use_binary_outputs=payload.use_binary_outputs,
+            requested_outputs=payload.request_outputs,
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -13,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.serving.load_client import Exchange, run_clients
+from benchmarks.serving.load_client import Exchange, on_loop, run_clients
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
@@ -31,7 +30,7 @@ class ServerProcess:
         variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True
+                command, stdout=file, stderr=subprocess.STDOUT, env=variables, preexec_fn=os.setpgrp
             )
 
     def wait_until_ready(self, exchange: Exchange, seconds: float = 60.0) -> None:
@@ -44,7 +43,7 @@ class ServerProcess:
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 break
-            outcome = asyncio.run(run_clients("127.0.0.1", self.port, [[exchange]], seconds=5, most=1))
+            outcome = on_loop(run_clients("127.0.0.1", self.port, [[exchange]], seconds=5, most=1))
             if outcome.answered and not outcome.wrong:
                 return
             time.sleep(0.3)
@@ -70,6 +69,16 @@ class ServerProcess:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def cpu_seconds(self) -> float:
+        """Processor time of all its processes so far."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self.process.pid:  # its process group
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def end(self) -> None:
         """Stop all its processes."""
         self.signal(signal.SIGCONT)
@@ -88,11 +97,14 @@ def free_port() -> int:
         return port
 
 
-def start_ours(model: Path, log: Path, *options: str) -> ServerProcess:
-    """`l0runtime serve`, with one thread inside operators."""
+def start_ours(
+    model: Path, log: Path, *options: str, grpc_port: int | None = None, name: str = "model"
+) -> ServerProcess:
+    """`l0runtime serve`, with one thread inside operators; without gRPC unless a port is given."""
     port = free_port()
-    command = [sys.executable, "-m", "l0runtime", "serve", f"model={model}", "--device", "cpu", "--threads", "1"]
-    return ServerProcess([*command, "--port", str(port), "--no-grpc", *options], port, "json", log)
+    command = [sys.executable, "-m", "l0runtime", "serve", f"{name}={model}", "--device", "cpu", "--threads", "1"]
+    command += ["--port", str(port), *(["--no-grpc"] if grpc_port is None else ["--grpc-port", str(grpc_port)])]
+    return ServerProcess([*command, *options], port, "json", log)
 
 
 def start_peer(environment: Path, script: str, model: Path, protocol: str, log: Path, *options: str) -> ServerProcess:

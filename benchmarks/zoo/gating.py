@@ -67,6 +67,7 @@ class _Gater:
         self.changed: set[str] = set()
         self.gates = 0
         self.closed = 0
+        self.streams: dict[int, Tensor] = {}  # gates by the embedding that a residual stream starts at
 
     def run(self, scenario: str) -> Gated:
         interior = [g for g in self.places.groups if not g.residual]
@@ -93,7 +94,7 @@ class _Gater:
         elif scenario == "residual.D":
             self._need(residual, "no residual stream that can be gated (its channels reach an output or are mixed)")
             for group in residual:
-                self.zero_writers(group, self.draw(group.width), position="B")
+                self.zero_writers(group, self.draw_stream(group), position="B")
         elif scenario == "closed":
             self.close_some(interior, residual, attentions)
         elif scenario == "mixed":
@@ -106,7 +107,7 @@ class _Gater:
             for attention in attentions:
                 self.zero_head_columns(attention, self.draw(attention.heads))
             for group in residual:
-                self.zero_writers(group, self.draw(group.width), position="B")
+                self.zero_writers(group, self.draw_stream(group), position="B")
         else:
             raise ValueError(f"unknown scenario {scenario!r}; known are {', '.join(SCENARIOS)}")
         return Gated(tuple(sorted(self.changed)), self.gates, self.closed)
@@ -122,6 +123,15 @@ class _Gater:
         z[torch.randperm(n, generator=self.generator)[: n // 2]] = 0.0
         self.gates += n
         self.closed += int((z == 0).sum())
+        return z
+
+    def draw_stream(self, group: Group) -> Tensor:
+        """Gates of a residual stream; streams that start at one shared embedding (T5) share them."""
+        modules = [self.model.get_submodule(writer) for writer in group.writers]
+        tables = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
+        shared = [z for key, z in self.streams.items() if key in tables and z.numel() == group.width]
+        z = shared[0] if shared else self.draw(group.width)
+        self.streams.update(dict.fromkeys(tables, z))
         return z
 
     def close_some(self, interior: list[Group], residual: list[Group], attentions: list[Attention]) -> None:
@@ -237,6 +247,8 @@ class _Gater:
         projection = self.model.get_submodule(attention.output)
         size = projection.weight.shape[weight_axes(projection)[1]] // attention.heads  # type: ignore[union-attr,index]
         rows = z.repeat_interleave(size)
+        if attention.interleaved:
+            rows = torch.stack([torch.ones_like(z), torch.ones_like(z), z], dim=1).flatten().repeat_interleave(size)
         if is_composite(module):
             weight = composite_projections(attention.value, module)[0]
             self.scale(weight, 0, rows, attention.value_offset)

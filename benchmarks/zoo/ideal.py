@@ -232,7 +232,10 @@ def _evened_widths(
     for group in places.groups:
         width = 0
         readers = [reader.module for reader in group.readers if reader.offset == 0 and reader.factor == 1]
-        for position, names in ((0, readers), (1, group.writers)):
+        # a grouped convolution reads all channels of its source, in their order
+        modules = [(reader.module, model.get_submodule(reader.module)) for reader in group.readers]
+        whole = [name for name, module in modules if getattr(module, "in_channels", 0) == group.width]
+        for position, names in ((0, whole), (1, group.writers)):
             for name in names:
                 module = model.get_submodule(name)
                 if name in live and isinstance(module, _ConvNd) and 1 < module.groups < module.in_channels:

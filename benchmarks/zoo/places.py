@@ -66,6 +66,7 @@ class Attention:
     value: str | None  # module whose output rows are the value heads
     value_offset: int = 0  # first value row (in a fused query-key-value projection)
     value_heads: int = 0
+    interleaved: bool = False  # a fused projection whose rows are, head by head, query, key, value
 
 
 @dataclass
@@ -340,11 +341,13 @@ def _reader(name: str, pairs: list[tuple[int, int]], module: nn.Module, width: i
     if isinstance(module, _ConvNd) and module.groups > 1:
         return Reader(name, None)
     offsets = {k - c for k, c in pairs}
-    if len(offsets) == 1:
-        return Reader(name, next(iter(offsets)))
     if is_composite(module):
-        return Reader(name, None)
-    total = module.weight.shape[weight_axes(module)[1]]  # type: ignore[union-attr,index]
+        return Reader(name, next(iter(offsets)) if len(offsets) == 1 else None)
+    total = int(module.weight.shape[weight_axes(module)[1]])  # type: ignore[union-attr,index]
+    if len(offsets) == 1:
+        # behind a channel shuffle and a split only some of the group's channels may be read, in another order
+        (offset,) = offsets
+        return Reader(name, offset if 0 <= offset <= total - width else None)
     factor = total // width
     if factor > 1 and total % width == 0 and all(c == k // factor for k, c in pairs):
         return Reader(name, 0, factor)
@@ -423,7 +426,9 @@ def _attentions(model: nn.Module, trace: _Trace) -> list[Attention]:
             if rows % size == 0 and heads % (rows // size) == 0:
                 attention.value, attention.value_heads = value, rows // size
         elif fused is not None and _rows(model.get_submodule(fused)) == 3 * columns:
-            attention.value, attention.value_offset, attention.value_heads = fused, 2 * columns, heads
+            attention.value, attention.value_heads = fused, heads
+            attention.interleaved = fused.endswith("query_key_value")
+            attention.value_offset = 0 if attention.interleaved else 2 * columns
         found.setdefault(output, attention)
     return list(found.values())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 _SMALL = 1e-3  # a layer scale of 1e-5 would hide its branch from any comparison
 
@@ -18,6 +19,11 @@ _SMALL = 1e-3  # a layer scale of 1e-5 would hide its branch from any comparison
 def randomise(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> nn.Module:
     """Randomise `model` in place and return it in evaluation mode; `inputs` hold at least two samples."""
     torch.manual_seed(seed)
+    for module in model.modules():
+        # a weight that is computed from others (weight norm) cannot hold gates
+        for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():  # type: ignore[arg-type]
+            with torch.enable_grad():  # else the weight does not become a parameter
+                parametrize.remove_parametrizations(module, name)
     norms = {id(p) for m in model.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
         leaf = name.rpartition(".")[2]

@@ -1,8 +1,8 @@
 """The compaction engine: remove from an ONNX graph what provably does not change its function.
 
-    normalise -> analyse (facts, need) -> solve -> select inputs -> choose -> plan -> rewrite -> fold
+    normalise -> analyse (facts, need) -> order features -> solve -> select inputs -> choose -> plan -> rewrite -> fold
 
-One file per stage; `rules/` says what each operator means, `relations.py` what a relation means, and
+One file per stage; `rules/` says what each operator means, `relations/` what a relation means, and
 `axes.py` holds the three vectors that everything is about.
 """
 
@@ -16,6 +16,7 @@ from converters.compaction import rules as rules  # importing registers every ru
 from converters.compaction.analysis import analyse
 from converters.compaction.axes import Permission
 from converters.compaction.choices import choose
+from converters.compaction.feature_order import Reordered, order_features
 from converters.compaction.finiteness import need_finite_operands
 from converters.compaction.fold import fold_batch_norms, fold_scales, merge_additions
 from converters.compaction.interface import Interface
@@ -35,6 +36,7 @@ __all__ = [
     "Layer",
     "Removal",
     "RemovalPlan",
+    "Reordered",
     "Replaced",
     "Selected",
     "Widths",
@@ -64,6 +66,9 @@ def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
     interface = Interface.of(graph)
     normalise(model)
     analysis = analyse(graph)
+    reordered = order_features(graph, analysis)
+    if reordered:
+        analysis = analyse(graph)
     while True:
         permission = Permission(analysis.relations)
         permission.solve()
@@ -78,7 +83,7 @@ def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
             break
         for relation in analysis.relations:
             relation.selected = None
-    plan = make_plan(analysis, permission, representatives, selections)
+    plan = make_plan(analysis, permission, representatives, selections, reordered)
     rewrite(Edit(graph, analysis, permission, representatives, selections, folded_maps(analysis, permission)))
     requantise_weights(graph)
     merge_equal_clones(graph)

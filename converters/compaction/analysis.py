@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from converters.compaction.axes import Facts, Liveness, axes_of
+from converters.compaction.axes import DynamicAxisError, Facts, Liveness, axes_of
 from converters.compaction.map_folding import permit_maps
 from converters.compaction.maps import Maps
-from converters.compaction.registry import FUNCTIONS, RULES, Refusal, operator_key
-from converters.compaction.relations import Pin, Relation
+from converters.compaction.registry import FUNCTIONS, RULES, Refusal, RuleFunction, operator_key
+from converters.compaction.relations import Pin, Relation, Tie
 from converters.compaction.severing import ConstantOutput, Severed, find_constant_outputs, find_severed
 
 
@@ -46,7 +46,7 @@ def analyse(graph: ir.Graph) -> Analysis:
         stated = relate(node)
         for relation in stated:
             relation.forward(facts)
-        maps.forward(node)
+        maps.forward(node, stated)
         of_node[node] = tuple(stated)
         relations += stated
     constant_outputs = find_constant_outputs(graph, facts)
@@ -88,7 +88,7 @@ def relate(node: ir.Node) -> list[Relation]:
     if rule is None:
         silence = f"no rule describes the operator {operator_key(node)}"
     else:
-        answer = rule(node)
+        answer = _checked(rule, node)
         if isinstance(answer, Refusal):
             silence = answer.reason
         else:
@@ -100,6 +100,21 @@ def relate(node: ir.Node) -> list[Relation]:
     for value in captured_values(node):
         stated += [Pin(node, axis, f"a subgraph of {name} reads it") for axis in axes_of(value)]
     return stated
+
+
+def _checked(rule: RuleFunction, node: ir.Node) -> list[Relation] | Refusal:
+    """The rule's answer, refused where the shapes that the file declares contradict each other."""
+    try:
+        answer = rule(node)
+        if isinstance(answer, Refusal):
+            return answer
+        for relation in answer:
+            sizes = {axis.size for axis in relation.axes}
+            if isinstance(relation, Tie) and len(sizes) > 1:
+                return Refusal(f"the shapes around this {node.op_type} contradict each other")
+    except DynamicAxisError as error:
+        return Refusal(f"the shapes around this {node.op_type} contradict each other: {error}")
+    return answer
 
 
 def captured_values(node: ir.Node) -> list[ir.Value]:

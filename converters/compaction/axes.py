@@ -33,6 +33,10 @@ _SAMPLE = 16
 PADDING = -2
 
 
+class DynamicAxisError(ValueError):
+    """A dimension was taken to have a known size, but it has none; shapes in a file may contradict each other."""
+
+
 class Axis(NamedTuple):
     """Dimension `dim` of `value`."""
 
@@ -44,7 +48,7 @@ class Axis(NamedTuple):
         """Number of indices; raises if the dimension is dynamic."""
         size = static_size(self.value, self.dim)
         if size is None:
-            raise ValueError(f"dimension {self.dim} of '{self.value.name}' is dynamic")
+            raise DynamicAxisError(f"dimension {self.dim} of '{self.value.name}' is dynamic")
         return size
 
     def __str__(self) -> str:
@@ -233,7 +237,9 @@ class Permission:
 
     def __init__(self, relations: Sequence[Relation]) -> None:
         self._relations = relations
-        self._evening = [number for number, relation in enumerate(relations) if relation.evens_out]
+        self._evens = np.array([relation.evens_out for relation in relations], bool)
+        # those whose axes have lost a permission since they last evened out
+        self._uneven: set[int] = set()
         self._removable: dict[Axis, Mask] = {}
         self._cause: dict[Axis, NDArray[np.int32]] = {}
         self._readers: dict[Axis, list[int]] = {}
@@ -275,6 +281,8 @@ class Permission:
             self._journal.append((axis, cleared))
         self.cause(axis)[cleared] = self._current if cause is None else cause[cleared]
         for number in self._readers.get(axis, ()):
+            if self._evens[number]:
+                self._uneven.add(number)
             if not self._queued[number]:
                 self._queued[number] = True
                 self._queue.append(number)
@@ -288,16 +296,18 @@ class Permission:
         for number in range(len(self._relations)):
             self._queued[number] = True
             self._queue.append(number)
+        self._uneven.update(int(number) for number in np.flatnonzero(self._evens))
         self.resume()
 
     def resume(self) -> None:
         """Solve again after `withhold` was called from outside."""
         while True:
             self._drain()
-            for number in self._evening:
-                self._run(number, self._relations[number].even_out)
-            if not self._queue:
+            if not self._uneven:
                 return
+            pending, self._uneven = sorted(self._uneven), set()
+            for number in pending:
+                self._run(number, self._relations[number].even_out)
 
     def gains(self, axis: Axis, mask: Mask) -> dict[Axis, int]:
         """How many indices each axis would keep besides, if these were kept; nothing changes."""

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from converters.compaction.axes import Axis, Mask, axes_of
 from converters.compaction.severing import ConstantOutput, Severed
+from converters.compaction.shapes import read_dimension
 from converters.compaction.vanishing import dropped_parts
 
 if TYPE_CHECKING:
@@ -83,10 +84,9 @@ def _write_output(edit: Edit, constant: ConstantOutput) -> None:
             parts.append(edit.add_initializer(name, np.array([dim], np.int64)))
             continue
         value, position = dim
-        read = ir.node("Shape", [value], {"start": position, "end": position + 1}, name=f"{name}_size{position}")
-        read.outputs[0].shape, read.outputs[0].type = ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
-        added.append(read)
-        parts.append(read.outputs[0])
+        nodes, size = read_dimension(graph, value, position, f"{name}_size{position}")
+        added += nodes
+        parts.append(size)
     if all(isinstance(dim, int) for dim in constant.dims):
         target = edit.add_initializer(name, np.array(constant.dims, np.int64))
     else:

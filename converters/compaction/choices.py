@@ -77,6 +77,7 @@ def _choose_representatives(
 
 def _choose_twins(analysis: Analysis, permission: Permission, vanishing: Vanishing) -> tuple[dict[Contract, int], bool]:
     chosen: dict[Contract, int] = {}
+    changed = False
     for relation in analysis.relations:
         if not isinstance(relation, Contract) or not relation.folds_twins or vanishing.node_goes(relation.node):
             continue
@@ -98,9 +99,9 @@ def _choose_twins(analysis: Analysis, permission: Permission, vanishing: Vanishi
         if not staying.size:
             permission.withhold(relation.taken, _only(relation.taken, index))
             permission.resume()
-            return chosen, True
+            changed = True
         chosen[relation] = index
-    return chosen, False
+    return chosen, changed
 
 
 def _only(axis: Axis, index: int) -> Mask:

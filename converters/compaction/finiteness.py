@@ -13,7 +13,8 @@ from converters.compaction.registry import operator_key
 from converters.compaction.relations import Tie
 
 # operator: the operands that it is not finite for, although they are finite. Exp and its kin overflow, a division by
-# zero and the root or the logarithm of what is not positive are none, and a Gather fails on an index out of range.
+# zero and the root or the logarithm of what is not positive are none, and a Gather or a Scatter fails on an index out
+# of range.
 _UNBOUNDED: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
         ("Acos", "Acosh", "Asin", "Atanh", "Cosh", "Exp", "Log", "Reciprocal", "Sinh", "Sqrt", "Tan"), (0,)
@@ -25,6 +26,9 @@ _UNBOUNDED: dict[str, tuple[int, ...]] = {
     "GatherND": (1,),
     "Mod": (1,),
     "Pow": (0, 1),
+    "ReduceLogSum": (0,),
+    "ScatterElements": (1,),
+    "ScatterND": (1,),
 }
 
 

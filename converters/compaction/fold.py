@@ -7,8 +7,6 @@ made the value, or forwards into the columns of every weight that reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -17,19 +15,12 @@ from converters.compaction.axes import Constants, array_of, as_float64, is_const
 from converters.compaction.names import register_initializer
 from converters.compaction.rules.common import float_attribute, int_attribute, ints_attribute, operand, string_attribute
 from converters.compaction.rules.einsum import parse_equation
+from converters.compaction.scale_views import Scale, behind_views
 
 # f(s * x) = s * f(x) for every s > 0, channel by channel
 _POSITIVELY_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Abs"})
 # f(s * x) = s * f(x) for every s
 _LINEAR = frozenset({"AveragePool", "GlobalAveragePool", "Dropout", "Identity", "Neg"})
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Numbers along one dimension, counted from the front; shape [width]."""
-
-    dim: int
-    factors: Constants
 
 
 def fold_scales(graph: ir.Graph) -> None:
@@ -42,14 +33,11 @@ def fold_scales(graph: ir.Graph) -> None:
 def _fold_away(graph: ir.Graph, node: ir.Node) -> bool:
     if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
         return False
-    found = _scale_of(node)
-    if found is None:
-        return False
-    data, scale = found
-    if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
-        node.outputs[0].replace_all_uses_with(data)
-        graph.remove(node, safe=True)
-        return True
+    for data, scale in _scales_of(node):
+        if (scale.factors == 1).all() or _fold_backward(graph, data, scale, node) or _fold_forward(graph, node, scale):
+            node.outputs[0].replace_all_uses_with(data)
+            graph.remove(node, safe=True)
+            return True
     return False
 
 
@@ -81,6 +69,8 @@ def fold_batch_norms(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
             continue
+        if int_attribute(node, "training_mode", 0):
+            continue
         x = node.inputs[0]
         conv = None if x is None else x.producer()
         if x is None or conv is None or conv.op_type != "Conv" or conv.domain or not _only_reader(x, node):
@@ -111,8 +101,8 @@ def fold_batch_norms(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
-    """The data operand and the constant vector that multiplies it, None if this Mul is something else."""
+def _scales_of(node: ir.Node) -> list[tuple[ir.Value, Scale]]:
+    """The data operand and the constant vector that multiplies it; a single number is one along several dimensions."""
     output = node.outputs[0]
     for slot in (0, 1):
         vector, data = node.inputs[slot], node.inputs[1 - slot]
@@ -121,27 +111,28 @@ def _scale_of(node: ir.Node) -> tuple[ir.Value, _Scale] | None:
             continue
         size, out_rank = rank(data), rank(output)
         if size is None or size != out_rank or array.ndim > size or not np.isfinite(as_float64(array)).all():
-            return None
-        wide = [dim for dim in range(array.ndim) if array.shape[dim] != 1]
-        if len(wide) > 1:
-            return None
-        dim = size - array.ndim + wide[0] if wide else 1
+            return []
         assert data.shape is not None
-        if dim >= size or not isinstance(data.shape[dim], int):
-            return None
-        width = data.shape[dim]
-        assert isinstance(width, int)
-        if wide and array.shape[wide[0]] != width:
-            return None
-        return data, _Scale(dim, np.broadcast_to(as_float64(array).ravel(), width).copy())
-    return None
+        wide = [dim for dim in range(array.ndim) if array.shape[dim] != 1]
+        if len(wide) > 1 or array.size == 0:
+            return []
+        # one number scales the channels of a convolution as well as the features of a matrix product
+        dims = [size - array.ndim + wide[0]] if wide else list(dict.fromkeys((1, size - 1)))
+        widths = {dim: data.shape[dim] for dim in dims if 0 <= dim < size}
+        factors = as_float64(array).ravel()
+        return [
+            (data, Scale(dim, np.broadcast_to(factors, width).copy()))
+            for dim, width in widths.items()
+            if isinstance(width, int) and factors.size in (1, width)
+        ]
+    return []
 
 
 def _only_reader(value: ir.Value, reader: ir.Node) -> bool:
     return not value.is_graph_output() and all(use.node is reader for use in value.uses())
 
 
-def _fold_backward(graph: ir.Graph, value: ir.Value, scale: _Scale, reader: ir.Node) -> bool:
+def _fold_backward(graph: ir.Graph, value: ir.Value, scale: Scale, reader: ir.Node) -> bool:
     """Move the scale up to the weight that makes the value; nothing changes unless it gets there."""
     node = value.producer()
     offsets: list[tuple[ir.Node, int, NDArray[np.generic]]] = []
@@ -154,7 +145,7 @@ def _fold_backward(graph: ir.Graph, value: ir.Value, scale: _Scale, reader: ir.N
             permutation = ints_attribute(node, "perm")
             if permutation is None:
                 return False
-            scale = _Scale(permutation[scale.dim], scale.factors)
+            scale = Scale(permutation[scale.dim], scale.factors)
         elif node.op_type in ("Add", "Sub"):
             # s * (x + b) = s * x + s * b
             slot = next((slot for slot in (0, 1) if array_of(node.inputs[slot]) is not None), None)
@@ -185,7 +176,7 @@ def _is_wider(array: NDArray[np.generic], value: ir.Value) -> bool:
     return any(size != 1 and size != value.shape[dim - array.ndim] for dim, size in enumerate(array.shape))
 
 
-def _scale_rows(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
+def _scale_rows(graph: ir.Graph, node: ir.Node, scale: Scale) -> bool:
     """Multiply the rows of the weight (and the bias) that make the output."""
     if node.op_type in ("Conv", "ConvTranspose"):
         transposed = node.op_type == "ConvTranspose"
@@ -217,7 +208,7 @@ def _einsum_labels(node: ir.Node) -> tuple[list[list[str]], list[str]] | None:
     return parse_equation(string_attribute(node, "equation", ""), ranks) if len(ranks) == len(node.inputs) else None
 
 
-def _einsum_weight(node: ir.Node, operands: list[list[str]], label: str, scale: _Scale) -> tuple[int, int] | None:
+def _einsum_weight(node: ir.Node, operands: list[list[str]], label: str, scale: Scale) -> tuple[int, int] | None:
     """A constant operand that carries the label at full width, and its dimension: factors along it may go there."""
     for slot, labels in enumerate(operands):
         array = array_of(node.inputs[slot])
@@ -226,9 +217,12 @@ def _einsum_weight(node: ir.Node, operands: list[list[str]], label: str, scale: 
     return None
 
 
-def _fold_forward(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
+def _fold_forward(graph: ir.Graph, node: ir.Node, scale: Scale) -> bool:
     """Multiply the columns of every weight that reads the value; all readers must allow it."""
-    uses = list(node.outputs[0].uses())
+    value, scale = behind_views(node.outputs[0], scale)
+    if value.is_graph_output():
+        return False
+    uses = list(value.uses())
     plans = [_columns(use.node, use.idx, scale) for use in uses]
     if not uses or any(plan is None for plan in plans):
         return False
@@ -241,7 +235,7 @@ def _fold_forward(graph: ir.Graph, node: ir.Node, scale: _Scale) -> bool:
     return True
 
 
-def _columns(node: ir.Node, slot: int, scale: _Scale) -> dict[int, int] | None:
+def _columns(node: ir.Node, slot: int, scale: Scale) -> dict[int, int] | None:
     """Which operand's dimension reads the value, None if the reader is not a weighted sum over it."""
     if node.domain in ("", "ai.onnx") and node.op_type == "Einsum":
         labels = _einsum_labels(node)

@@ -6,6 +6,9 @@ inferred, shape operands written as numbers where the shape is known, and one in
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 import onnx.reference
@@ -17,9 +20,11 @@ from converters.compaction.axes import array_of, is_constant
 from converters.compaction.names import register_initializer
 from converters.compaction.quantised_weights import dequantise_weights
 from converters.compaction.recognise import recognise_layer_norms
+from converters.compaction.resize_sizes import rewrite_resize_sizes
 from converters.compaction.rewrite import remove_dead_nodes
 from converters.compaction.shape_inference import infer_missing_shapes
 from converters.compaction.shapes import complete_shapes, rewrite_shape_operands
+from converters.compaction.split_views import split_before_views
 from converters.compaction.strided_views import recognise_strided_views
 from converters.compaction.view_chains import canonicalise_view_chains
 
@@ -29,28 +34,37 @@ _NOT_FOLDED = frozenset(
     {
         *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
         *("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"),
+        "Dropout",  # in training mode it draws
     }
 )
+_VIEWS = frozenset({"Transpose", "Shape", "Size"})
 # An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).
 _LARGEST_GROWTH_BYTES = 1 << 20
 
 
-def normalise(model: ir.Model) -> None:
-    """Apply all normalisations in place."""
+def normalise(model: ir.Model, parameters: Collection[str] = ()) -> None:
+    """Apply all normalisations in place.
+
+    Args:
+        parameters: initializers whose names must survive: what is computed from them stays a node, transposes apart.
+    """
     if model.functions:
         passes.InlinePass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     graph = model.graph
+    forget_placeholder_names(graph)
     infer_missing_shapes(model)
-    fold_constants(graph)
-    passes.IdentityEliminationPass()(model)
+    fold_constants(graph, parameters)
+    remove_identities(graph)
     contents = complete_shapes(graph)
     if any(output.shape is None for node in graph for output in node.outputs):
         infer_missing_shapes(model)  # what has been completed may be all that was missing
         contents = complete_shapes(graph)
     recognise_strided_views(graph, contents)
+    split_before_views(graph)
     canonicalise_view_chains(graph)
     rewrite_shape_operands(graph, contents)
+    rewrite_resize_sizes(graph, contents)
     recognise_layer_norms(graph)
     remove_dead_nodes(graph)
     clone_initializers_per_use(graph)
@@ -58,10 +72,33 @@ def normalise(model: ir.Model) -> None:
     remove_dead_nodes(graph)
 
 
-def fold_constants(graph: ir.Graph) -> None:
-    """Evaluate nodes whose inputs are all constants; the original type decides the arithmetic."""
+def forget_placeholder_names(graph: ir.Graph) -> None:
+    """Take the name from dimensions called "?" or "None": a size is unknown, which does not mean that two agree."""
+    for value in (*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)):
+        dims = list(value.shape or ())
+        named = [dim for dim in dims if isinstance(dim, ir.SymbolicDim) and dim.value is not None]
+        if any(_is_placeholder(str(dim.value)) for dim in named):
+            value.shape = ir.Shape(
+                [
+                    ir.SymbolicDim(None) if isinstance(dim, ir.SymbolicDim) and _is_placeholder(str(dim.value)) else dim
+                    for dim in dims
+                ]
+            )
+
+
+def _is_placeholder(name: str) -> bool:
+    return not re.search(r"\w", name) or name.lower() in ("none", "unknown", "unk", "-1", "nan", "dynamic", "any")
+
+
+def fold_constants(graph: ir.Graph, parameters: Collection[str] = ()) -> None:
+    """Evaluate nodes whose inputs are all constants; the original type decides the arithmetic.
+
+    Of `parameters` only views are made: their transposes, and their shapes.
+    """
     for node in list(graph):
         if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or _has_subgraph(node):
+            continue
+        if node.op_type not in _VIEWS and any(_is_view(value, parameters) for value in node.inputs):
             continue
         values = _evaluate(graph, node)
         if values is None:
@@ -77,6 +114,34 @@ def fold_constants(graph: ir.Graph) -> None:
                 )
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
+
+
+def remove_identities(graph: ir.Graph) -> None:
+    """Let the readers of y = Identity(x) read x; an output of the model keeps its name.
+
+    Where y is an output and x an output, an input or an initializer, both names are needed and the node stays.
+    (The pass of onnx-ir renames x in the first of these cases, so that one output is lost.)
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
+            continue
+        x, y = node.inputs[0], node.outputs[0]
+        if x is None:
+            continue
+        if y.is_graph_output() and (x.is_graph_output() or x.is_graph_input() or x.is_initializer()):
+            continue
+        x.type = y.type if x.type is None else x.type
+        x.shape = y.shape if x.shape is None else x.shape
+        name = y.name if y.is_graph_output() else x.name
+        if y.is_graph_output():
+            y.name = f"{name}_identity"
+        y.replace_all_uses_with(x, replace_graph_outputs=True)
+        x.name = name
+        graph.remove(node, safe=True)
+
+
+def _is_view(value: ir.Value | None, parameters: Collection[str]) -> bool:
+    return value is not None and (value.name in parameters or value.meta.get("transpose_of") in parameters)
 
 
 def _has_subgraph(node: ir.Node) -> bool:

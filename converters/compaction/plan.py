@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import PADDING, Axis, Permission, is_constant
+from converters.compaction.feature_order import Reordered
 from converters.compaction.relations import Contract, Pin, Relation
 from converters.compaction.selection import Selection
 
@@ -98,6 +99,7 @@ class RemovalPlan:
         without_rule: operator types that no rule describes.
         selected: where a Gather takes what a reader needs.
         replaced: what becomes a constant, so that the branch behind it goes.
+        reordered: features of attention heads that were put into another order first; indices count in that order.
     """
 
     removed: tuple[Removal, ...]
@@ -105,6 +107,7 @@ class RemovalPlan:
     without_rule: tuple[str, ...]
     selected: tuple[Selected, ...] = ()
     replaced: tuple[Replaced, ...] = ()
+    reordered: tuple[Reordered, ...] = ()
 
     def explain(self, value: str, axis: int) -> str:
         """One line: why this axis was cut as it was, or was not cut."""
@@ -139,6 +142,7 @@ class RemovalPlan:
                 for s in self.selected
             ],
             "replaced": [{"value": r.value, "node": r.node} for r in self.replaced],
+            "reordered": [{"value": r.value, "order": list(r.order)} for r in self.reordered],
         }
 
 
@@ -147,6 +151,7 @@ def make_plan(
     permission: Permission,
     representatives: Mapping[Contract, int],
     selections: Sequence[Selection] = (),
+    reordered: Sequence[Reordered] = (),
 ) -> RemovalPlan:
     """Describe the solved permissions; must run before the graph is changed."""
     removed: list[Removal] = []
@@ -165,7 +170,12 @@ def make_plan(
             kept += _reasons(analysis, permission, axis, dead, weights_of.get(axis, 0))
     kept.sort(key=lambda item: (-item.cost, item.value, item.axis, item.reason))
     return RemovalPlan(
-        tuple(removed), tuple(kept), analysis.without_rule, _selected(permission, selections), _replaced(analysis)
+        tuple(removed),
+        tuple(kept),
+        analysis.without_rule,
+        _selected(permission, selections),
+        _replaced(analysis),
+        tuple(reordered),
     )
 
 

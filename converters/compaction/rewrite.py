@@ -121,14 +121,20 @@ class Edit:
                     self._masks[Axis(value, dim)] = mask
         return value
 
-    def add_map(self, base: str, array: NDArray[np.generic], reader: ir.Node) -> ir.Value:
+    def add_map(
+        self, base: str, array: NDArray[np.generic], reader: ir.Node, dims: Sequence[int] | None = None
+    ) -> ir.Value:
         """A final constant [1, C, *space] in front of `reader`, stored without its repeated rows and columns.
+
+        Args:
+            dims: the dimensions of space; all from the third on where they are left out.
 
         Gathers of constants write the repetition back; runtimes evaluate them once, when they load the model.
         """
+        dims = range(2, array.ndim) if dims is None else dims
         gathers: list[tuple[int, NDArray[np.int64]]] = []
         stored = array
-        for dim in range(2, array.ndim):
+        for dim in dims:
             first, index = distinct_slices(stored, dim)
             if first.size < stored.shape[dim] // 2:
                 stored = np.take(stored, first, axis=dim)
@@ -155,9 +161,18 @@ class Edit:
         node.replace_input_with(slot, self.add_initializer(base, array, masks))
 
     def replace_shape_concat(
-        self, node: ir.Node, slot: int, pieces: Sequence[ir.Value], sizes: Sequence[int | None]
+        self,
+        node: ir.Node,
+        slot: int,
+        pieces: Sequence[ir.Value],
+        sizes: Sequence[int | None],
+        length: int | None = None,
     ) -> None:
-        """Replace a shape operand, a Concat of `pieces`, by one in which known sizes are new numbers."""
+        """Replace a shape operand, a Concat of `pieces`, by one in which known sizes are new numbers.
+
+        Args:
+            length: how many entries the pieces have together; None: one each.
+        """
         parts = [
             piece if size is None else self.add_initializer(f"{piece.name}", np.array([size], np.int64))
             for piece, size in zip(pieces, sizes, strict=True)
@@ -165,7 +180,7 @@ class Edit:
         concat = ir.node("Concat", parts, {"axis": 0}, name=f"{node.name}_shape")
         output = concat.outputs[0]
         output.name = f"{node.outputs[0].name}_compact_shape"
-        output.shape, output.type = ir.Shape([len(parts)]), ir.TensorType(ir.DataType.INT64)
+        output.shape, output.type = ir.Shape([length or len(parts)]), ir.TensorType(ir.DataType.INT64)
         self.graph.insert_before(node, concat)
         node.replace_input_with(slot, output)
 
@@ -238,12 +253,17 @@ def rewrite(edit: Edit) -> None:
             fix(edit, node)
     remove_dead_nodes(graph)
     insert_selections(edit)
-    for value in list(graph.initializers.values()):
-        if not edit.is_final(value) and edit.is_cut(value):
-            _slice_initializer(edit, value)
+    slice_initializers(edit)
     for node in graph:
         for output in node.outputs:
             _update_shape(edit, output)
+
+
+def slice_initializers(edit: Edit) -> None:
+    """Cut every initializer that the decision cuts and no fixup has made anew."""
+    for value in list(edit.graph.initializers.values()):
+        if not edit.is_final(value) and edit.is_cut(value):
+            _slice_initializer(edit, value)
 
 
 def _slice_initializer(edit: Edit, value: ir.Value) -> None:

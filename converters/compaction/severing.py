@@ -79,7 +79,7 @@ def find_severed(nodes: Sequence[ir.Node], facts: Facts, maps: Maps) -> list[Sev
                 continue
             array = constant_array(facts, value)
             if array is None and maps.varying(value) is not None and maps.fixed(value).all():
-                array = maps.evaluate(value)[None]
+                array = maps.tensor(value)
             if array is None or not np.isfinite(array).all():
                 continue
             gone.add(slot)

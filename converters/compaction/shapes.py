@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.compaction.axes import array_of, is_constant
-from converters.compaction.dimensions import Dim, product, same_dim
+from converters.compaction.dimensions import Dim, Monomial, product, same_dim
 from converters.compaction.names import register_initializer
 from converters.compaction.spatial import SPATIAL, spatial_shape
 
@@ -36,6 +36,7 @@ _LIKE_FIRST = frozenset(
     }
 )
 _ANONYMOUS = ir.SymbolicDim(None)
+_FIRST_SHAPE_RANGE = 15
 
 
 def complete_shapes(graph: ir.Graph) -> dict[ir.Value, list[Dim]]:
@@ -98,6 +99,11 @@ def _contents(node: ir.Node, contents: dict[ir.Value, list[Dim]]) -> list[Dim] |
         return [entry for entries in known for entry in entries]
     if node.op_type == "Gather":
         return [first[i] for i in known[1] if isinstance(i, int)] if _in_range(known[1], len(first)) else None
+    if node.op_type == "ReduceProd" and len(node.inputs) == 1 and node.attributes.get("axes") is None:
+        total = product(first)
+        return [_ANONYMOUS if total is None else total.to_dim()]
+    if node.op_type == "Div" and len(known[1]) == len(first):
+        return [_quotient(*pair) for pair in zip(first, known[1], strict=True)]
     if node.op_type == "Slice" and len(known[1]) == 1:
         low, high, step = known[1][0], known[2][0], known[4][0] if len(known) > 4 else 1
         return first[low:high] if isinstance(low, int) and isinstance(high, int) and step == 1 else None
@@ -105,6 +111,12 @@ def _contents(node: ir.Node, contents: dict[ir.Value, list[Dim]]) -> list[Dim] |
         products = [product(pair) for pair in zip(first, known[1], strict=True)]
         return [_ANONYMOUS if p is None else p.to_dim() for p in products]
     return None
+
+
+def _quotient(left: Dim, right: Dim) -> Dim:
+    top, bottom = Monomial.of(left), Monomial.of(right)
+    exact = None if top is None or bottom is None else top.divide(bottom)
+    return _ANONYMOUS if exact is None else exact.to_dim()
 
 
 def _in_range(index: Sequence[Dim], size: int) -> bool:
@@ -126,6 +138,11 @@ def _infer(node: ir.Node, contents: dict[ir.Value, list[Dim]]) -> list[Dim] | No
         permutation = node.attributes.get("perm")
         order = list(permutation.as_ints()) if permutation else list(reversed(range(len(first))))
         return [first[dim] for dim in order]
+    if node.op_type == "Resize" and len(node.inputs) > 3 and "axes" not in node.attributes:
+        # the sizes are the output's shape unless the ratio of the sides decides
+        keeps_ratio = node.attributes.get("keep_aspect_ratio_policy")
+        stretches = keeps_ratio is None or keeps_ratio.as_string() == "stretch"
+        return entries_of(node.inputs[3], contents) if stretches else None
     if node.op_type in ("Unsqueeze", "Squeeze"):
         return _with_ones(node, first)
     if node.op_type == "MatMul" and shapes[1] is not None and len(first) > 1 and len(shapes[1]) > 1:
@@ -184,7 +201,7 @@ def _broadcast(shapes: Sequence[Sequence[Dim]]) -> list[Dim] | None:
 
 def rewrite_shape_operands(graph: ir.Graph, contents: dict[ir.Value, list[Dim]]) -> None:
     """Detach the targets of Reshape and Expand from shapes inside the network."""
-    sources = _symbols_of_inputs(graph)
+    sources = symbols_of_inputs(graph)
     pieces: dict[str, ir.Value] = {}
     for node in list(graph):
         if node.op_type not in ("Reshape", "Expand") or node.domain not in ("", "ai.onnx"):
@@ -250,7 +267,7 @@ def _kept_by_expand(source: Sequence[Dim], output: Sequence[Dim]) -> list[bool]:
     return [position >= new and same_dim(source[position - new], dim) for position, dim in enumerate(output)]
 
 
-def _symbols_of_inputs(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
+def symbols_of_inputs(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
     """For each plain symbol an input of the model that has it as a dimension."""
     found: dict[str, tuple[ir.Value, int]] = {}
     for value in graph.inputs:
@@ -278,7 +295,8 @@ def _parts(
         symbol = dim.value
         if symbol in sources:
             if symbol not in pieces:
-                pieces[symbol] = _dimension_of_input(graph, symbol, *sources[symbol])
+                nodes, pieces[symbol] = read_dimension(graph, *sources[symbol], f"dimension_{symbol}")
+                graph.insert_before(next(iter(graph)), nodes)
             parts.append(pieces[symbol])
         else:
             inferred += 1
@@ -286,13 +304,23 @@ def _parts(
     return parts if inferred <= int(infers) else None
 
 
-def _dimension_of_input(graph: ir.Graph, symbol: str, value: ir.Value, position: int) -> ir.Value:
-    node = ir.node("Shape", [value], {"start": position, "end": position + 1}, name=f"dimension_{symbol}")
-    output = node.outputs[0]
-    output.name, output.shape, output.type = f"dimension_{symbol}", ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
-    first = next(iter(graph))
-    graph.insert_before(first, node)
-    return output
+def read_dimension(graph: ir.Graph, value: ir.Value, position: int, name: str) -> tuple[list[ir.Node], ir.Value]:
+    """Nodes that read one dimension of a value as a vector of length 1; the caller puts them into the graph.
+
+    Before opset 15 a Shape has no range, so a Gather takes the entry.
+    """
+    if graph.opset_imports.get("", 0) >= _FIRST_SHAPE_RANGE:
+        nodes = [ir.node("Shape", [value], {"start": position, "end": position + 1}, name=name)]
+    else:
+        shape = ir.node("Shape", [value], name=f"{name}_all")
+        whole = shape.outputs[0]
+        whole.name, whole.type = f"{name}_all", ir.TensorType(ir.DataType.INT64)
+        whole.shape = None if value.shape is None else ir.Shape([len(value.shape)])
+        index = add_constant(graph, f"{name}_index", np.array([position], np.int64))
+        nodes = [shape, ir.node("Gather", [whole, index], {"axis": 0}, name=name)]
+    output = nodes[-1].outputs[0]
+    output.name, output.shape, output.type = name, ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
+    return nodes, output
 
 
 def add_constant(graph: ir.Graph, base: str, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> ir.Value:

@@ -22,7 +22,7 @@ VIEWS = frozenset({"Reshape", "Transpose", "Expand", "Squeeze", "Unsqueeze", "Fl
 
 
 @dataclass(frozen=True, eq=False)
-class _Atom:
+class Atom:
     """A piece of source dimension `dim`; `dim` is None for a repetition that Expand adds.
 
     Attributes:
@@ -35,23 +35,21 @@ class _Atom:
     place: tuple[int, ...] = ()
 
 
-Layout = list[list[_Atom]]
+Layout = list[list[Atom]]
 
 
 def canonicalise_view_chains(graph: ir.Graph) -> None:
     """Rewrite every chain of two or more views whose normal form has no more nodes than it."""
     for node in list(graph):
-        if not _is_view(node) or _continues(node):
-            continue
-        chain = _chain_from(node)
+        chain = chain_from(node)
         if len(chain) < 2:
             continue
         source, result = chain[0].inputs[0], chain[-1].outputs[0]
         if source is None or is_constant(source) or result.is_graph_output():
             continue
-        layout = _compose(chain)
+        layout = compose(chain)
         if layout is not None:
-            _emit(graph, chain, source, result, layout)
+            emit(graph, chain[-1], source, result, layout, limit=len(chain))
 
 
 def _is_view(node: ir.Node) -> bool:
@@ -74,7 +72,10 @@ def _passes(value: ir.Value | None) -> bool:
     return value is not None and len(_real_readers(value)) == 1 and not value.is_graph_output()
 
 
-def _chain_from(node: ir.Node) -> list[ir.Node]:
+def chain_from(node: ir.Node) -> list[ir.Node]:
+    """The longest chain of views that starts at this node; empty where it is no view or continues one."""
+    if not _is_view(node) or _continues(node):
+        return []
     chain = [node]
     while _passes(chain[-1].outputs[0]):
         reader = _real_readers(chain[-1].outputs[0])[0]
@@ -84,7 +85,8 @@ def _chain_from(node: ir.Node) -> list[ir.Node]:
     return chain
 
 
-def _compose(chain: list[ir.Node]) -> Layout | None:
+def compose(chain: list[ir.Node]) -> Layout | None:
+    """For each dimension of the chain's result the atoms of its source that make it up, None if that is unknown."""
     source = chain[0].inputs[0]
     assert source is not None
     if source.shape is None:
@@ -94,7 +96,7 @@ def _compose(chain: list[ir.Node]) -> Layout | None:
         size = Monomial.of(dim)
         if size is None:
             return None
-        layout.append([] if dim == 1 else [_Atom(size, position)])
+        layout.append([] if dim == 1 else [Atom(size, position)])
     for node in chain:
         output = node.outputs[0]
         if output.shape is None:
@@ -121,7 +123,7 @@ def _expand(layout: Layout, shape: list[Dim]) -> Layout | None:
         if atoms or dim == 1:
             result.append(atoms)
         elif isinstance(dim, int):
-            result.append([_Atom(Monomial(dim), None)])
+            result.append([Atom(Monomial(dim), None)])
         else:
             return None  # repeated a number of times that is known only at run time
     return result
@@ -135,7 +137,7 @@ def _regroup(layout: Layout, shape: list[Dim]) -> Layout | None:
         need = Monomial.of(dim)
         if need is None:
             return None
-        taken: list[_Atom] = []
+        taken: list[Atom] = []
         while need != Monomial():
             if not waiting:
                 return None
@@ -148,21 +150,23 @@ def _regroup(layout: Layout, shape: list[Dim]) -> Layout | None:
             surplus = atom.size.divide(need)
             if surplus is None:
                 return None
-            taken.append(_Atom(need, atom.dim, (*atom.place, 0)))
-            waiting.insert(0, _Atom(surplus, atom.dim, (*atom.place, 1)))
+            taken.append(Atom(need, atom.dim, (*atom.place, 0)))
+            waiting.insert(0, Atom(surplus, atom.dim, (*atom.place, 1)))
             need = Monomial()
         result.append(taken)
     return None if waiting else result
 
 
-def _in_source_order(atoms: list[_Atom]) -> list[_Atom]:
+def in_source_order(atoms: list[Atom]) -> list[Atom]:
+    """The atoms of the source, without repetitions, as they lie in it."""
     return sorted((atom for atom in atoms if atom.dim is not None), key=lambda atom: (atom.dim or 0, atom.place))
 
 
-def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Value, layout: Layout) -> None:
+def emit(graph: ir.Graph, before: ir.Node, source: ir.Value, result: ir.Value, layout: Layout, *, limit: int) -> None:
+    """Replace `result` by its normal form, made from `source` in front of a node, with at most `limit` nodes."""
     assert source.shape is not None
     assert result.shape is not None
-    writer = _Writer(graph, chain[-1], source, f"{result.name}_view")
+    writer = _Writer(graph, before, source, f"{result.name}_view")
     layout = _gather_inside_dims(writer, layout, list(source.shape))
     repeated = [atoms for atoms in layout if any(atom.dim is None for atom in atoms)]
     if any(len(_real(atoms)) != 1 or not all(a.size.is_static for a in atoms) for atoms in repeated):
@@ -171,8 +175,8 @@ def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Va
     order = [atom for atoms in layout for atom in _real(atoms)]
     assert writer.value.shape is not None
     dims = list(writer.value.shape)
-    per_dim: list[list[_Atom]] = [[] for _ in dims]
-    for atom in _in_source_order(order):
+    per_dim: list[list[Atom]] = [[] for _ in dims]
+    for atom in in_source_order(order):
         assert atom.dim is not None
         per_dim[atom.dim].append(atom)
     split = [atom for atoms in per_dim for atom in atoms]
@@ -190,14 +194,14 @@ def _emit(graph: ir.Graph, chain: list[ir.Node], source: ir.Value, result: ir.Va
             writer.gather(order.index(_real(atoms)[0]), _index(_real(atoms), atoms))
     if not writer.reshape(list(result.shape)):
         return writer.abandon()
-    writer.finish(chain, result)
+    writer.finish(limit, result)
     return None
 
 
 def _gather_inside_dims(writer: _Writer, layout: Layout, source: list[Dim]) -> Layout:
     """Turn permutations and repetitions inside one static dimension into a Gather along it."""
-    atoms_of: dict[int, list[_Atom]] = {}
-    for atom in _in_source_order([atom for atoms in layout for atom in atoms]):
+    atoms_of: dict[int, list[Atom]] = {}
+    for atom in in_source_order([atom for atoms in layout for atom in atoms]):
         assert atom.dim is not None
         atoms_of.setdefault(atom.dim, []).append(atom)
     result: Layout = []
@@ -213,15 +217,15 @@ def _gather_inside_dims(writer: _Writer, layout: Layout, source: list[Dim]) -> L
             continue
         index = _index(own, atoms)
         writer.gather(dim, index)
-        result.append([_Atom(Monomial(index.size), dim)])
+        result.append([Atom(Monomial(index.size), dim)])
     return result
 
 
-def _real(atoms: list[_Atom]) -> list[_Atom]:
+def _real(atoms: list[Atom]) -> list[Atom]:
     return [atom for atom in atoms if atom.dim is not None]
 
 
-def _index(own: list[_Atom], atoms: list[_Atom]) -> NDArray[np.int64]:
+def _index(own: list[Atom], atoms: list[Atom]) -> NDArray[np.int64]:
     """Which element of a dimension made of `own` stands where in the one made of `atoms`."""
     grid = np.arange(int(np.prod([a.size.factor for a in own]))).reshape([a.size.factor for a in own])
     grid = grid.transpose([own.index(atom) for atom in _real(atoms)])
@@ -267,8 +271,16 @@ class _Writer:
             return True
         target = reshape_target(old, shape)
         if target is None:
-            return False
+            return self._unsqueeze(old, shape)
         self._add("Reshape", [self._constant(np.array(target, np.int64))], {}, shape)
+        return True
+
+    def _unsqueeze(self, old: list[Dim], shape: list[Dim]) -> bool:
+        """Dimensions of length 1 can be added where several others are known only at run time."""
+        if [Monomial.of(d) for d in old] != [Monomial.of(d) for d in shape if d != 1]:
+            return False
+        added = [position for position, dim in enumerate(shape) if dim == 1]
+        self._add("Unsqueeze", [self._constant(np.array(added, np.int64))], {}, shape)
         return True
 
     def transpose(self, permutation: list[int]) -> None:
@@ -286,9 +298,9 @@ class _Writer:
             assert value.name is not None
             del self._graph.initializers[value.name]
 
-    def finish(self, chain: list[ir.Node], result: ir.Value) -> None:
-        """Put the nodes in place of the chain, if there are no more of them."""
-        if len(self._nodes) > len(chain):
+    def finish(self, limit: int, result: ir.Value) -> None:
+        """Put the nodes in place of what makes the result, if there are no more of them."""
+        if len(self._nodes) > limit:
             return self.abandon()
         for node in self._nodes:
             self._graph.insert_before(self._before, node)

@@ -9,9 +9,9 @@ from converters.conditional.outline import Outlined
 from l0runtime.conditional import ConditionalBlock, ConditionalModel
 from l0runtime.measurement.cost import count_cost
 
-BREAK_EVEN_MACS = {"cpu": 150_000}
-"""Work of a block, for one sample, at which a branch costs about as much as it saves when half of the samples skip;
-measured by benchmarks/conditional/break_even.py."""
+BREAK_EVEN_MACS = {"single": 0, "samples": 200_000, "batch": 200_000}
+"""By form: work of a block, for one sample, at which a branch costs about what it saves on a CPU when half of the
+samples skip; measured by benchmarks/conditional/break_even.py. Of a GPU nothing is known until `--measure` times it."""
 
 
 def describe(masked: Path, outlined: Sequence[Outlined], shapes: Mapping[str, tuple[int, ...]]) -> ConditionalModel:
@@ -40,6 +40,7 @@ def describe(masked: Path, outlined: Sequence[Outlined], shapes: Mapping[str, tu
                 macs=sum(macs.get(name, 0) for name in block.nodes if name not in inner),
                 gate_macs=sum(macs.get(name, 0) for name in block.gate_nodes),
                 parameters=block.parameters,
+                branch=block.branch,
             )
         )
     return ConditionalModel(tuple(blocks), cost.macs - sum(block.macs for block in blocks))
@@ -51,6 +52,7 @@ def work_below(model: ConditionalModel, position: int) -> int:
     return model.blocks[position].macs + sum(work_below(model, n) for n in inner)
 
 
-def is_too_small(model: ConditionalModel, position: int, break_even: int = BREAK_EVEN_MACS["cpu"]) -> bool:
-    """Whether a block's work is less than what its gate and a branch cost."""
-    return work_below(model, position) < model.blocks[position].gate_macs + break_even
+def is_too_small(model: ConditionalModel, position: int) -> bool:
+    """Whether a block's work is less than what its gate and a branch cost on a CPU."""
+    block = model.blocks[position]
+    return work_below(model, position) < block.gate_macs + BREAK_EVEN_MACS[block.form]

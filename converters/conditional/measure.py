@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from converters.conditional.regions import find_regions
 from converters.output_files import save_model
 from l0runtime.conditional.forcing import force_gates, forced_inputs
 from l0runtime.sample_inputs import sample_inputs
+from l0runtime.session import Session, load
 
 _ROUNDS, _WARM = 15, 3
 _LEAST_GAIN = 0.02  # of the model's time: less is within what two timings of one model differ by
@@ -66,13 +67,16 @@ class Pay:
         return f"{self.name}: left unconditional, a branch does not pay for half of the samples skipped ({times})"
 
 
-def measure_blocks(masked: Path, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Pay, ...]:
+def measure_blocks(
+    masked: Path, folder: Path, shapes: Mapping[str, tuple[int, ...]], *, device: str = "cpu", threads: int = 1
+) -> tuple[Pay, ...]:
     """Time every outermost block of a masked file.
 
     Args:
         masked: the file.
         folder: for intermediate files.
         shapes: input shapes of one example.
+        device, threads: as for `l0runtime.load`; on a GPU a decision is read on the host, which is a part of the time.
     """
     feed: dict[str, Any] = dict(sample_inputs(onnx.load(str(masked)), shapes=shapes))
     names = list(dict.fromkeys(name_of(region) for region in find_regions(ir.load(str(masked)).graph)))
@@ -83,7 +87,15 @@ def measure_blocks(masked: Path, folder: Path, shapes: Mapping[str, tuple[int, .
         path = save_model(model, folder / f"block{number}.onnx")
         blocks = describe(masked, outlined, shapes)
         forced = {"masked": masked, "conditional": path}
-        sessions = {which: _session(force_gates(onnx.load(str(file)), blocks)) for which, file in forced.items()}
+        sessions = {
+            which: load(
+                force_gates(onnx.load(str(file)), blocks).SerializeToString(),
+                device=device,
+                threads=threads,
+                allow_cpu_nodes=device != "cpu",
+            )
+            for which, file in forced.items()
+        }
         rows = next(iter(feed.values())).shape[0]
         closed = {name: np.zeros(rows, np.float32) for name in forced_inputs(blocks).values()}
         opened = {name: np.ones(rows, np.float32) for name in closed}
@@ -94,28 +106,23 @@ def measure_blocks(masked: Path, folder: Path, shapes: Mapping[str, tuple[int, .
             "skipped": (sessions["conditional"], feed | closed),
             "run": (sessions["conditional"], feed | opened),
         }
-        pays.append(Pay(name, **_time_interleaved(cases)))
+        # one thread's own time does not count the wait for a core, which other programs cause
+        clock = time.thread_time if (device, threads) == ("cpu", 1) else time.perf_counter
+        pays.append(Pay(name, **_time_interleaved(cases, clock)))
     return tuple(pays)
 
 
-def _session(proto: onnx.ModelProto) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _time_interleaved(cases: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> dict[str, float]:
+def _time_interleaved(
+    cases: Mapping[str, tuple[Session, Mapping[str, Any]]], clock: Callable[[], float]
+) -> dict[str, float]:
     """Median milliseconds of each case, in rounds of random order."""
     generator = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(_WARM + _ROUNDS):
         for name in generator.sample(list(cases), len(cases)):
             session, feed = cases[name]
-            begin = time.perf_counter()
-            session.run(None, feed)
+            begin = clock()
+            session.run(feed)
             if number >= _WARM:
-                times[name].append(1e3 * (time.perf_counter() - begin))
+                times[name].append(1e3 * (clock() - begin))
     return {name: statistics.median(values) for name, values in times.items()}

@@ -29,11 +29,13 @@ import onnx_ir as ir
 from converters.compaction.names import register_initializer
 from converters.conditional.nodes import Names, NodeList
 from converters.conditional.regions import Order, Region, exclusive_nodes, find_regions
-from converters.conditional.rows import ONE, PerSample, check_rows
+from converters.conditional.rows import PerSample, check_rows
 from converters.conditional.values import dims_of, is_binary
 
 OLDEST_OPSET = 13  # Squeeze and reductions with operands, ScatterND
 _LARGEST_CLONE_BYTES = 1 << 20  # a weight that others read too stays outside of the branch above this size
+
+_COPY = ".in."  # in the name of a weight that was copied into a branch
 
 Form = Literal["single", "samples", "batch"]
 
@@ -48,6 +50,7 @@ class Outlined:
         reason: what mixes samples, where the form is "batch"; else "".
         nodes, gate_nodes: names of the block's nodes, and of those that compute nothing but its gate.
         parameters: elements of the weights that moved into the branch.
+        branch: as in ConditionalBlock.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Outlined:
     nodes: tuple[str, ...]
     gate_nodes: tuple[str, ...]
     parameters: int
+    branch: str = ""
 
 
 def outline(model: ir.Model, keep_masked: Iterable[str] = ()) -> tuple[Outlined, ...]:
@@ -79,18 +83,31 @@ def outline(model: ir.Model, keep_masked: Iterable[str] = ()) -> tuple[Outlined,
 
 
 def name_of(region: Region) -> str:
-    """The dotted prefix that the names of the block's weights share, else the name of what the block computes."""
-    weights = [
-        str(value.name).split(".")[:-1]
-        for node in region.nodes
-        for value in node.inputs
-        if value is not None and value.is_initializer() and "." in str(value.name) and len(value.shape or ()) > 1
-    ]
-    shared = weights[0] if weights else []
-    for parts in weights[1:]:
+    """The dotted prefix that the names of the block's weights share, else the name of what the block computes.
+
+    Matrices tell; where the exporter has renamed some, vectors that nothing else reads do too (one that several blocks
+    share, such as ones, carries the name of one of them).
+    """
+    nodes = set(region.nodes)
+    weights = [value for node in region.nodes for value in node.inputs if value is not None and value.is_initializer()]
+    matrices = [value for value in weights if len(value.shape or ()) > 1]
+    telling = [value for value in matrices if _is_dotted(value)]
+    if len(telling) < len(matrices):
+        telling += [
+            value
+            for value in weights
+            if len(value.shape or ()) == 1 and _is_dotted(value) and all(use.node in nodes for use in value.uses())
+        ]
+    names = [str(value.name).split(".")[:-1] for value in telling]
+    shared = names[0] if names else []
+    for parts in names[1:]:
         while shared != parts[: len(shared)]:
             shared = shared[:-1]
     return ".".join(shared) or str(region.nodes[-1].outputs[0].name)
+
+
+def _is_dotted(value: ir.Value) -> bool:
+    return "." in str(value.name) and _COPY not in str(value.name)
 
 
 def _names(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
@@ -118,8 +135,9 @@ _Decision = tuple[int, ir.Value]
 
 def _outline_graph(graph: ir.Graph, work: _Work, parent: int | None) -> list[_Decision]:
     decisions: list[_Decision] = []
-    for region in find_regions(graph):
-        name = name_of(region)
+    regions = find_regions(graph)
+    names = [name_of(region) for region in regions]  # before the first rewriting copies what blocks share
+    for region, name in zip(regions, names, strict=True):
         if name not in work.keep_masked:
             decisions += _Block(graph, region, name, work, parent).rewrite()
     return decisions
@@ -196,6 +214,7 @@ class _Block:
             num_outputs=1 + len(inner),
             name=self.work.names.new(f"{self.name}.If"),
         )
+        self.note(branch=str(branch.name))
         for node in region.tail:
             for slot in range(len(node.inputs)):
                 node.replace_input_with(slot, None)
@@ -253,7 +272,7 @@ class _Block:
         tensor = value.const_value
         if tensor is None or tensor.nbytes > _LARGEST_CLONE_BYTES:
             return value
-        name = self.work.names.new(f"{value.name}.in.{self.name}")
+        name = self.work.names.new(f"{value.name}{_COPY}{self.name}")
         # a tensor of its own: naming a value renames its tensor
         copy = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
         return ir.Value(name=name, shape=value.shape, type=value.type, const_value=copy)
@@ -264,7 +283,7 @@ class _Block:
         taken: dict[ir.Value, ir.Value] = {}
         if isinstance(self.verdict, PerSample) and self.form == "samples":
             read = {value for node in region.nodes for value in node.inputs}
-            taken = {value: self.take(head, value) for value in self.verdict.taken if value in read}
+            taken = {value: self.take(head, value, axis) for value, axis in self.verdict.taken.items() if value in read}
             self.adapt(head, taken)
         body = ir.Graph(
             [],
@@ -283,11 +302,12 @@ class _Block:
         body.outputs.extend(outputs)
         return body, [position for position, _ in decisions]
 
-    def take(self, nodes: NodeList, value: ir.Value) -> ir.Value:
+    def take(self, nodes: NodeList, value: ir.Value, axis: int = 0) -> ir.Value:
         """The rows of the chosen samples."""
         dims = dims_of(value)
         assert dims is not None
-        return nodes.add("Gather", [value, self.chosen], f"{value.name}", value.dtype, [self.rows, *dims[1:]], axis=0)
+        shape = [*dims[:axis], self.rows, *dims[axis + 1 :]]
+        return nodes.add("Gather", [value, self.chosen], f"{value.name}", value.dtype, shape, axis=axis)
 
     def adapt(self, head: NodeList, taken: dict[ir.Value, ir.Value]) -> None:
         """The block's nodes read the chosen rows, and shapes in it no longer speak of the whole batch."""
@@ -303,7 +323,8 @@ class _Block:
             for output in node.outputs:
                 dims, rows = dims_of(output), self.verdict.rows.get(output)
                 if dims and rows is not None:
-                    output.shape = ir.Shape([self.rows if rows == ONE else None, *dims[1:]])
+                    count = self.rows if rows.is_one else None
+                    output.shape = ir.Shape([*dims[: rows.axis], count, *dims[rows.axis + 1 :]])
 
     def result(self, nodes: NodeList, block: ir.Value, taken: dict[ir.Value, ir.Value]) -> ir.Value:
         """What the branch gives for the whole batch."""

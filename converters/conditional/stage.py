@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from converters.alignment import Target
 from converters.batches import make_batches
 from converters.conditional.checking import check_conditional
 from converters.conditional.describe import describe, is_too_small, work_below
@@ -52,7 +53,7 @@ def make_conditional(
     inputs: Sequence[Mapping[str, Array]] | None = None,
     *,
     example: Mapping[str, Array] | None = None,
-    measure: bool = False,
+    measure: Target | None = None,
 ) -> ConditionalStage | None:
     """Replace a masked, compact file by its conditional form; None, and the file as it is, where no block can be.
 
@@ -61,15 +62,15 @@ def make_conditional(
         folder: for intermediate files.
         shapes: input shapes of one example.
         inputs, example: to check on, as for `verify`.
-        measure: time every block, and leave masked those that a branch does not make faster.
+        measure: time every block there, and leave masked those that a branch does not make faster; None: no block.
     Raises:
         VerificationError: masked and conditional disagree.
     """
     if not has_conditional_blocks(ir.load(str(masked))):
         return None
     pays: tuple[Pay, ...] = ()
-    if measure:
-        pays = measure_blocks(masked, folder, shapes)
+    if measure is not None:
+        pays = measure_blocks(masked, folder, shapes, device=measure.device, threads=measure.threads)
     slow = {pay.name for pay in pays if not pay.is_worth_it}
     model = ir.load(str(masked))
     outlined = outline(model, keep_masked=slow)
@@ -83,7 +84,7 @@ def make_conditional(
     difference = check_conditional(masked, path, described, batches, folder)
     for file in path.parent.iterdir():
         shutil.move(file, masked.with_name(file.name))
-    notes = [*notes, *_notes(described, outlined, measured=measure)]
+    notes = [*notes, *_notes(described, outlined, measured=measure is not None)]
     notes.append(f"masked against conditional on every path: {difference:.1e} of the output's scale")
     return ConditionalStage(described, difference, tuple(notes))
 
@@ -96,6 +97,6 @@ def _notes(model: ConditionalModel, outlined: Sequence[Outlined], *, measured: b
         if made.form == "batch":
             text += f"; the whole batch runs as soon as one sample needs it, as {made.reason}"
         if not measured and is_too_small(model, position):
-            text += "; too small to pay for its gate and a branch, --measure would leave it unconditional"
+            text += "; too small to pay for its gate and a branch on a CPU, --measure would leave it unconditional"
         notes.append(text)
     return notes

@@ -21,7 +21,7 @@ from l0runtime.errors import OptionError
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=AxBxC", help="The whole shape of an input.")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="The size of a dynamic dimension.")
 @click.option("--bound", "bounds", multiple=True, metavar="NAME=N", help="Integers of an input lie below N.")
-@click.option("--seconds", default=1.2, show_default=True, help="About how long to time each batch size.")
+@click.option("--seconds", default=1.7, show_default=True, help="About how long to time each batch size.")
 @click.option("--seed", default=0, show_default=True, help="Of inputs and run order.")
 @click.option("--profile", is_flag=True, help="Also compare node by node and say what limits the gain.")
 @click.option("--footprint/--no-footprint", default=True, help="Measure cold start and peak memory.")
@@ -62,15 +62,40 @@ def command(
         "dims": {name: _size(text, value) for text, name, value in _pairs("--dim", dims)},
         "bounds": {name: _size(text, value) for text, name, value in _pairs("--bound", bounds)},
     }
-    if rates is not None:
-        from l0runtime.cli.rates import print_rates
+    from l0runtime.measurement.plotting import check_plot
 
-        given = {name: arguments[name] for name in ("shapes", "dims")}
-        batches = arguments["batch"]
-        print_rates(compact, against, rates, batches, device, threads, seconds, seed, as_json, given)  # type: ignore[arg-type]
+    if plot_path is not None:
+        check_plot(plot_path)
+    if csv_path is not None and not csv_path.parent.is_dir():
+        raise OptionError(f"--csv {csv_path}: there is no folder {csv_path.parent}. Create it first.")
+    if rates is not None:
+        from l0runtime.cli.rates import parse_rates, plot_rates, print_rates, rates_as_csv
+        from l0runtime.conditional.sweep import sweep_rates as measure_rates
+
+        if profile:
+            raise OptionError("--profile with --rates: nodes are not profiled at driven rates. Leave one out.")
+        measured = measure_rates(
+            compact,
+            against,
+            rates=parse_rates(rates),
+            batches=arguments["batch"],  # type: ignore[arg-type]
+            device=device,
+            threads=threads,
+            seconds=seconds,
+            seed=seed,
+            shapes=arguments["shapes"],  # type: ignore[arg-type]
+            dims=arguments["dims"],  # type: ignore[arg-type]
+            progress=lambda line: click.echo(line, err=True),
+        )
+        if plot_path is not None:
+            plot_rates(measured, plot_path)
+        if csv_path is not None:
+            csv_path.write_text(rates_as_csv(measured))
+        print_rates(measured, as_json=as_json)
         return
     from l0runtime.measurement import bench
-    from l0runtime.measurement.rendering import plot_report, print_report
+    from l0runtime.measurement.plotting import plot_report
+    from l0runtime.measurement.rendering import print_report
 
     report = bench(
         compact,
@@ -93,7 +118,9 @@ def command(
     else:
         from rich.console import Console
 
-        print_report(report, Console())
+        # where no terminal tells its width, rich would take 80 columns and break the tables
+        console = Console()
+        print_report(report, console if console.is_terminal else Console(width=120))
         for result in report.results:
             click.echo(result.reason)
     sys.exit(report.verdict.exit_code)

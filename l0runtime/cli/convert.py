@@ -57,8 +57,13 @@ class _ListsFormats(click.Command):
     help="Also write the exported gated model, to measure against.",
 )
 @click.option("--align", default="none", show_default=True, metavar="auto|none|N", help="Pad widths, see below.")
-@click.option("--align-device", default="cpu", show_default=True, help="Where --align auto measures; never falls back.")
-@click.option("--align-threads", default=1, show_default=True, help="Threads inside an operator, for --align auto.")
+@click.option(
+    "--align-device",
+    default="cpu",
+    show_default=True,
+    help="Where --align auto and --measure time; never falls back.",
+)
+@click.option("--align-threads", default=1, show_default=True, help="Threads inside an operator, there.")
 @click.option("--align-batch", default=1, show_default=True, help="Batch size, for --align auto.")
 @click.option(
     "--measure", is_flag=True, help="Time blocks that run for some inputs only; keep what does not pay plain."

@@ -66,6 +66,9 @@ def triton(
     click.echo(f"{written.folder}: version {version}, backend {backend}, max_batch_size {written.max_batch}")
     if written.not_merged is not None:
         click.echo(f"requests are not merged: {written.not_merged}", err=True)
+    if written.widened:
+        extra = "[N, 1]" if written.max_batch else "[1]"
+        click.echo(f"Triton's clients send and get {', '.join(written.widened)} with the shape {extra}", err=True)
 
 
 @command.command()
@@ -79,6 +82,7 @@ def triton(
 @click.option("--cpu", default="1", show_default=True, help="For each replica.")
 @click.option("--memory", default="2Gi", show_default=True, help="For each replica.")
 @click.option("--gpus", default=0, show_default=True, help="For each replica.")
+@click.option("--triton", "triton_tag", default="25.03-py3", show_default=True, help="Tag of the Triton image.")
 def kserve(
     model: Path,
     storage_uri: str,
@@ -90,6 +94,7 @@ def kserve(
     cpu: str,
     memory: str,
     gpus: int,
+    triton_tag: str,
 ) -> None:
     """Write the KServe InferenceService that runs the Triton repository of MODEL on Kubernetes."""
     from l0runtime.onnx_files import check_model_path
@@ -105,6 +110,7 @@ def kserve(
         cpu=cpu,
         memory=memory,
         gpus=gpus,
+        triton=triton_tag,
     )
     _write(output, inference_service(options))
     click.echo(f"{output}: InferenceService {options.name}; start it with: kubectl apply -f {output}")

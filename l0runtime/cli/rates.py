@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from l0runtime.errors import OptionError
 
+if TYPE_CHECKING:
+    from l0runtime.conditional.sweep import RatePoint
 
-def print_rates(
-    conditional: Path,
-    against: Path,
-    rates: str,
-    batches: Sequence[int],
-    device: str,
-    threads: int,
-    seconds: float,
-    seed: int,
-    as_json: bool,
-    sizes: Mapping[str, Any],
-) -> None:
-    """Measure and print one line per batch size and rate."""
-    from l0runtime.conditional.sweep import sweep_rates
 
-    points = sweep_rates(
-        conditional,
-        against,
-        rates=parse_rates(rates),
-        batches=batches,
-        device=device,
-        threads=threads,
-        seconds=seconds,
-        seed=seed,
-        progress=lambda line: click.echo(line, err=True),
-        **sizes,
-    )
+def print_rates(points: Sequence[RatePoint], *, as_json: bool) -> None:
+    """One line per batch size and rate."""
     if as_json:
         click.echo(json.dumps([point.to_json() for point in points], indent=1))
         return
@@ -61,6 +41,46 @@ def print_rates(
             f"{point.over_line:.2f}",
         )
     make_console().print(table)
+
+
+def rates_as_csv(points: Sequence[RatePoint]) -> str:
+    """One row per batch size and rate, with a header."""
+    rows = [point.to_json() for point in points]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plot_rates(points: Sequence[RatePoint], path: Path) -> None:
+    """Cost against rate, one panel per batch size: conditional, masked and the proportional line.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        OptionError: the file name ends in no format known here.
+    """
+    from l0runtime.measurement.plotting import check_plot, save_figure
+
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    batches = sorted({point.batch for point in points})
+    figure = Figure(figsize=(6 * len(batches), 4), layout="constrained")
+    for number, batch in enumerate(batches, start=1):
+        panel = figure.add_subplot(1, len(batches), number)
+        of_batch = [point for point in points if point.batch == batch]
+        rates = [100 * point.rate for point in of_batch]
+        panel.plot(rates, [point.line_ms for point in of_batch], "--", color="grey", label="proportional line")
+        if all(point.masked_ms is not None for point in of_batch):
+            panel.plot(rates, [point.masked_ms for point in of_batch], label="masked")
+        panel.plot(rates, [point.conditional_ms for point in of_batch], marker="o", label="conditional")
+        panel.set_xlabel("share of the samples that each block runs for (%)")
+        panel.set_ylabel("median time of a run (ms)")
+        panel.set_ylim(bottom=0)
+        panel.set_title(f"batch {batch}")
+        panel.legend()
+    save_figure(figure, path)
 
 
 def parse_rates(text: str) -> list[float]:

@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 @click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, tensorrt or cpu; never falls back.")
 @click.option("--threads", type=int, help="Threads inside an operator; onnxruntime's choice by default.")
 @click.option("--allow-cpu-nodes", is_flag=True, help="Accept that part of a GPU model runs on the CPU.")
+@click.option("--spent", is_flag=True, help="Also say which blocks of a conditional model ran, and for what work.")
 def command(
-    model: Path, inputs: tuple[str, ...], output: Path, device: str, threads: int | None, allow_cpu_nodes: bool
+    model: Path,
+    inputs: tuple[str, ...],
+    output: Path,
+    device: str,
+    threads: int | None,
+    allow_cpu_nodes: bool,
+    spent: bool,
 ) -> None:
     """Run MODEL on arrays and write its outputs, by name, to an .npz file.
 
@@ -41,11 +48,16 @@ def command(
         raise OptionError(f"--output {output}: expected a name that ends in .npz.")
     from l0runtime.session import load
 
-    with load(model, device=device, threads=threads, allow_cpu_nodes=allow_cpu_nodes) as session:
+    with load(model, device=device, threads=threads, allow_cpu_nodes=allow_cpu_nodes, count_blocks=spent) as session:
         results = session.run(_read_inputs(inputs, session))
     _write(output, results)
     for name, array in results.items():
         click.echo(f"{name}: {array.dtype} {list(array.shape)}")
+    if spent:
+        from l0runtime.conditional.counting import CountingSession
+
+        assert isinstance(session, CountingSession)
+        click.echo(str(session.executions))
 
 
 def _read_inputs(texts: tuple[str, ...], session: Session) -> dict[str, Any]:

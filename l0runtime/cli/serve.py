@@ -41,6 +41,9 @@ _LIMITS, _OPTIONS = Limits(), ServeOptions()
     "--receive-timeout", default=_LIMITS.receive_s, show_default=True, help="Seconds for a request to arrive."
 )
 @click.option(
+    "--idle-timeout", default=_LIMITS.idle_s, show_default=True, help="Seconds that a connection may stay unused."
+)
+@click.option(
     "--drain", default=_OPTIONS.drain_s, show_default=True, help="Seconds of taking connections after SIGTERM."
 )
 @click.option(
@@ -66,6 +69,7 @@ def command(
     max_connections: int,
     deadline: float,
     receive_timeout: float,
+    idle_timeout: float,
     drain: float,
     shutdown_timeout: float,
     log_requests: bool,
@@ -101,6 +105,7 @@ def command(
             connections=max_connections,
             deadline_s=deadline,
             receive_s=receive_timeout,
+            idle_s=idle_timeout,
         ),
     )
     run_server(named_models(models), options)

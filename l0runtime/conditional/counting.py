@@ -9,21 +9,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from l0runtime.conditional.executions import Executions, count_decisions, no_executions
-from l0runtime.conditional.metadata import ConditionalModel, read_conditional
+from l0runtime.conditional.metadata import ConditionalModel, conditional_blocks
+from l0runtime.conditional.unrolled import recount, without_weights
 from l0runtime.errors import UnsupportedModelError
 from l0runtime.onnx_files import read_model
 from l0runtime.session.bound import BoundRun
 from l0runtime.session.core import Session
 
-_PREFIX = "l0runtime."
+if TYPE_CHECKING:
+    import onnx
 
 
-def with_decisions(path: str | Path | bytes) -> tuple[bytes, ConditionalModel]:
+def with_decisions(path: str | Path | bytes) -> bytes:
     """A conditional model with the decision of each block among its outputs, behind its own.
 
     Weights in files beside it stay there; load it with their folder set.
@@ -34,22 +36,61 @@ def with_decisions(path: str | Path | bytes) -> tuple[bytes, ConditionalModel]:
     """
     import onnx
 
-    proto = onnx.load_from_string(path) if isinstance(path, bytes) else read_model(path, weights=False)
-    source = "model" if isinstance(path, bytes) else str(path)
-    metadata = {entry.key.removeprefix(_PREFIX): entry.value for entry in proto.metadata_props}
-    model = read_conditional(metadata, source)
-    if model is None or not model.blocks:
-        raise UnsupportedModelError(
-            f"{source}: has no conditional blocks to count. Load it without count_blocks, or convert a model with "
-            "input-dependent gates."
-        )
+    proto, model = _read(path)
     known = {value.name: value for value in proto.graph.value_info}
     for block in model.blocks:
         value = known.get(block.decision)
         if value is None:
             value = onnx.helper.make_tensor_value_info(block.decision, onnx.TensorProto.FLOAT, [None])
         proto.graph.output.append(value)
-    return proto.SerializeToString(), model
+    return bytes(proto.SerializeToString())
+
+
+def work_of(path: str | Path | bytes) -> Work:
+    """The blocks of a model as the converter wrote it, before its precision was changed.
+
+    Raises: as `with_decisions`.
+    """
+    return Work(*_read(path))
+
+
+def _read(path: str | Path | bytes) -> tuple[onnx.ModelProto, ConditionalModel]:
+    import onnx
+
+    proto = onnx.load_from_string(path) if isinstance(path, bytes) else read_model(path, weights=False)
+    source = "model" if isinstance(path, bytes) else str(path)
+    model = conditional_blocks(proto, source)
+    if model is None:
+        raise UnsupportedModelError(
+            f"{source}: has no conditional blocks to count. Load it without count_blocks, or convert a model with "
+            "input-dependent gates."
+        )
+    return proto, model
+
+
+class Work:
+    """The blocks of a model, with the work that they are at any shapes of its inputs.
+
+    Args:
+        proto: the model; its weights are dropped from it.
+        model: its blocks.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, model: ConditionalModel) -> None:
+        self.model = model
+        shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+        varies = any(not dim.HasField("dim_value") for dims in shapes for dim in list(dims)[1:])
+        self._proto = without_weights(proto) if varies else None
+        self._known: dict[tuple[tuple[str, tuple[int, ...]], ...], ConditionalModel] = {}
+
+    def at(self, inputs: Mapping[str, Any]) -> ConditionalModel:
+        """The blocks at the shapes of a run's inputs; the same ones where only the batch may vary."""
+        if self._proto is None:
+            return self.model
+        sizes = tuple((name, (1, *(int(size) for size in value.shape[1:]))) for name, value in inputs.items())
+        if sizes not in self._known:
+            self._known[sizes] = recount(self._proto, self.model, dict(sizes))
+        return self._known[sizes]
 
 
 class CountingSession(Session):
@@ -58,10 +99,12 @@ class CountingSession(Session):
     Runs, and batches that a MicroBatcher makes of requests, are counted from any thread.
     """
 
-    def __init__(self, session: Session, model: ConditionalModel) -> None:
+    def __init__(self, session: Session, work: Work) -> None:
         """Takes over a session whose last outputs are the decisions of the blocks."""
+        model = work.model
         self.__dict__.update(session.__dict__)
-        self._model = model
+        self._fits = None  # the shortest way of `run` would pass the counter by
+        self._work, self._model = work, model
         self.outputs = self.outputs[: -len(model.blocks)]
         self._names = [spec.name for spec in self.outputs]
         self._known_names = frozenset(self._names)
@@ -99,14 +142,14 @@ class CountingSession(Session):
 
     def _run_arrays(self, feed: dict[str, Any], names: list[str]) -> list[Any]:
         results = super()._run_arrays(feed, [*names, *self._decisions])
-        return self._count(results, len(names))
+        return self._count(feed, results, len(names))
 
     def _run_on_gpu(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
         results = super()._run_on_gpu(inputs, [*names, *self._decisions])
-        return self._count(results, len(names))
+        return self._count(inputs, results, len(names))
 
-    def _count(self, results: list[Any], own: int) -> list[Any]:
-        made = count_decisions(self._model, [_as_array(value) for value in results[own:]])
+    def _count(self, inputs: Mapping[str, Any], results: list[Any], own: int) -> list[Any]:
+        made = count_decisions(self._model, [_as_array(value) for value in results[own:]], self._work.at(inputs))
         with self._counting:
             self._total = self._total + made
         if hasattr(self._own, "executions"):

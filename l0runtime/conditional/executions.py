@@ -23,6 +23,8 @@ class Executions:
         wanted: for each block, samples for which its gate asked for it.
         computed: for each block, samples that it was computed for: more than wanted where a block runs on the whole
             batch as soon as one sample needs it.
+        macs: multiply-accumulates spent, of all samples together.
+        macs_masked: what they would have been, had every block been computed and multiplied.
         requests: runs of the model.
     """
 
@@ -30,6 +32,8 @@ class Executions:
     samples: int
     wanted: tuple[int, ...]
     computed: tuple[int, ...]
+    macs: int
+    macs_masked: int
     requests: int = 1
 
     @property
@@ -40,23 +44,14 @@ class Executions:
             for block, wanted in zip(self.model.blocks, self.wanted, strict=True)
         }
 
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates spent, of all samples together."""
-        blocks = zip(self.model.blocks, self.computed, strict=True)
-        return self.samples * self.model.macs_always + sum(block.macs * count for block, count in blocks)
-
-    @property
-    def macs_masked(self) -> int:
-        """What they would have been, had every block been computed and multiplied."""
-        return self.samples * self.model.macs_masked
-
     def __add__(self, other: Executions) -> Executions:
         return Executions(
             self.model,
             self.samples + other.samples,
             tuple(a + b for a, b in zip(self.wanted, other.wanted, strict=True)),
             tuple(a + b for a, b in zip(self.computed, other.computed, strict=True)),
+            self.macs + other.macs,
+            self.macs_masked + other.macs_masked,
             self.requests + other.requests,
         )
 
@@ -69,11 +64,20 @@ class Executions:
 def no_executions(model: ConditionalModel) -> Executions:
     """Nothing yet."""
     nothing = (0,) * len(model.blocks)
-    return Executions(model, 0, nothing, nothing, 0)
+    return Executions(model, 0, nothing, nothing, 0, 0, 0)
 
 
-def count_decisions(model: ConditionalModel, decisions: Sequence[Array]) -> Executions:
-    """What a run has executed, from the decision [batch] of each block, in the order of the blocks."""
+def count_decisions(
+    model: ConditionalModel, decisions: Sequence[Array], at_shapes: ConditionalModel | None = None
+) -> Executions:
+    """What a run has executed.
+
+    Args:
+        model: the blocks.
+        decisions: of each block, [batch], in the order of the blocks.
+        at_shapes: the same blocks with the work that they are at the shapes of this run's inputs.
+    """
+    work = at_shapes or model
     ran = [np.asarray(decision).reshape(-1) != 0 for decision in decisions]
     samples = len(ran[0]) if ran else 0
     computed: list[int] = []
@@ -81,4 +85,11 @@ def count_decisions(model: ConditionalModel, decisions: Sequence[Array]) -> Exec
         reached = samples if block.parent is None else computed[block.parent]
         whole = reached if mask.any() else 0
         computed.append(whole if block.form == "batch" else int(mask.sum()))
-    return Executions(model, samples, tuple(int(mask.sum()) for mask in ran), tuple(computed))
+    return Executions(
+        model,
+        samples,
+        tuple(int(mask.sum()) for mask in ran),
+        tuple(computed),
+        samples * work.macs_always + sum(b.macs * n for b, n in zip(work.blocks, computed, strict=True)),
+        samples * work.macs_masked,
+    )

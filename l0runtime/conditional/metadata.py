@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from l0runtime.errors import ModelFileError
 
+if TYPE_CHECKING:
+    import onnx
+
 KEY = "conditional"
 """Metadata key, without the prefix `l0runtime.`"""
+_PREFIX = "l0runtime."
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class ConditionalBlock:
         macs: multiply-accumulates of the block for one sample, without blocks within it.
         gate_macs: those of the network that decides alone.
         parameters: weights in the block.
+        branch: name of the If node that it became.
     """
 
     name: str
@@ -45,11 +51,15 @@ class ConditionalBlock:
     macs: int
     gate_macs: int
     parameters: int
+    branch: str
 
 
 @dataclass(frozen=True)
 class ConditionalModel:
-    """All blocks of a model, parents first, and what is spent for every sample."""
+    """All blocks of a model, parents first, and what is spent for every sample.
+
+    Multiply-accumulates are those of the input shapes that the file was converted at; `recount` has them at others.
+    """
 
     blocks: tuple[ConditionalBlock, ...]
     macs_always: int
@@ -61,7 +71,7 @@ class ConditionalModel:
 
     def metadata(self) -> dict[str, str]:
         """The entry in a file's metadata."""
-        return {f"l0runtime.{KEY}": json.dumps(asdict(self))}
+        return {f"{_PREFIX}{KEY}": json.dumps(asdict(self))}
 
     def macs_spent(self, rates: Sequence[float]) -> float:
         """Mean multiply-accumulates for one sample.
@@ -89,3 +99,14 @@ def read_conditional(metadata: Mapping[str, str], source: str = "model") -> Cond
         raise ModelFileError(
             f"{source}: its description of conditional blocks is damaged ({error}). Convert the model again."
         ) from error
+
+
+def conditional_blocks(proto: onnx.ModelProto, source: str = "model") -> ConditionalModel | None:
+    """The blocks that a model in memory declares; None for a model without any.
+
+    Raises:
+        ModelFileError: the entry is no valid description.
+    """
+    metadata = {entry.key.removeprefix(_PREFIX): entry.value for entry in proto.metadata_props}
+    model = read_conditional(metadata, source)
+    return model if model is not None and model.blocks else None

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from l0runtime.conditional.forcing import force_gates, forced_inputs
-from l0runtime.conditional.metadata import ConditionalModel, read_conditional
-from l0runtime.errors import OptionError, UnsupportedModelError
+from l0runtime.conditional.metadata import ConditionalModel, conditional_blocks
+from l0runtime.conditional.unrolled import recount
+from l0runtime.errors import InputError, OptionError, UnsupportedModelError
 from l0runtime.onnx_files import read_model
 from l0runtime.sample_inputs import sample_inputs
 from l0runtime.session import load
@@ -84,19 +85,19 @@ def sweep_rates(
         batches: batch sizes.
         device, threads: as for `l0runtime.load`.
         seconds: about how long to time each batch size.
-        shapes, dims: sizes of inputs, as for `sample_inputs`.
+        shapes, dims: sizes of inputs, as for `sample_inputs`; the batch takes the place of a whole shape's first size.
         seed: of inputs, choices and order.
         progress: called with one line per batch size.
     Raises:
         UnsupportedModelError: the model has no conditional blocks.
         OptionError: a rate outside [0, 1].
+        InputError: a batch size that the model does not take.
     """
     if any(not 0 <= rate <= 1 for rate in rates):
         raise OptionError(f"rates {', '.join(map(str, rates))}: expected shares from 0 to 1.")
     proto = read_model(conditional)
-    metadata = {entry.key.removeprefix("l0runtime."): entry.value for entry in proto.metadata_props}
-    model = read_conditional(metadata, str(conditional))
-    if model is None or not model.blocks:
+    model = conditional_blocks(proto, str(conditional))
+    if model is None:
         raise UnsupportedModelError(f"{conditional}: has no conditional blocks, so there is no rate to sweep.")
     forced = load(force_gates(proto, model).SerializeToString(), device=device, threads=threads, allow_cpu_nodes=True)
     masked = None if against is None else load(against, device=device, threads=threads)
@@ -104,7 +105,15 @@ def sweep_rates(
     for batch in batches:
         if progress is not None:
             progress(f"batch {batch} ...")
-        feed = dict(sample_inputs(proto, batch=batch, shapes=shapes, dims=dims, seed=seed))
+        sized = {name: (batch, *shape[1:]) for name, shape in (shapes or {}).items()}
+        feed = dict(sample_inputs(proto, batch=batch, shapes=sized, dims=dims, seed=seed))
+        rows = len(next(iter(feed.values())))
+        if rows != batch:
+            raise InputError(
+                f"{conditional}: batch {batch}: its inputs have the fixed first dimension {rows}. Export the model "
+                "with a dynamic batch, or bench that size."
+            )
+        at_shapes = recount(proto, model, {name: array.shape for name, array in feed.items()})
         cases: dict[str, list[Callable[[], object]]] = {}
         if masked is not None:
             cases["masked"] = [partial(masked.run, feed)]
@@ -118,7 +127,7 @@ def sweep_rates(
             RatePoint(
                 batch=batch,
                 rate=rate,
-                macs=model.macs_spent([_reached(model, position, rate) for position in range(len(model.blocks))]),
+                macs=at_shapes.macs_spent([_reached(model, position, rate) for position in range(len(model.blocks))]),
                 conditional_ms=times[str(rate)],
                 masked_ms=times.get("masked"),
                 line_ms=times["0.0"] + rate * (top - times["0.0"]),

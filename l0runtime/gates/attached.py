@@ -295,7 +295,7 @@ def connect(model: nn.Module, gates: AttachedGates) -> None:
     for tensor, acting in parts.items():
         layer, _, name = tensor.rpartition(".")
         gates.orders.setdefault(layer, tuple(model.get_submodule(layer)._parameters))
-        _unshare_class(model.get_submodule(layer))
+        own_class(model.get_submodule(layer))
         parametrize.register_parametrization(model.get_submodule(layer), name, Scale(acting), unsafe=True)
 
 
@@ -312,7 +312,7 @@ def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
             for key in [key for key, hook in hooks.items() if isinstance(hook, _ScaleActivation)]:
                 del hooks[key]
         if parametrize.is_parametrized(module):
-            _unshare_class(module)
+            own_class(module)
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 _remove_scales(module, name, fold, tied)
     for layer, order in gates.orders.items():
@@ -325,7 +325,7 @@ def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
     delattr(model, CHILD)
 
 
-def _unshare_class(module: nn.Module) -> None:
+def own_class(module: nn.Module) -> None:
     """Give a parametrised module a class of its own.
 
     The parameter is a property of a class that torch makes for the module, and that copies of the module share: taking

@@ -10,6 +10,11 @@ Gates that `attach` put in stand in the header of the bare model, which then has
 
     {"version": 2, ..., "gates": {"spec": {...}, "places": [...], "costs": {...}, "refused": {...}}}
 
+A network from which closed gates were removed while it was trained is narrower than its config says; its header has
+version 3, and the tensors say how wide it is:
+
+    {"version": 3, ..., "narrowed": true}
+
 The header is checked against the tensors on torch's meta device before any memory is claimed for the model.
 """
 
@@ -31,9 +36,10 @@ from l0runtime.gates.attached import gates_in
 from l0runtime.gates.gate_header import attach_described, describe_gates
 from l0runtime.gates.layer_table import build_layers, describe_layers
 from l0runtime.gates.registry import architecture, architecture_name
+from l0runtime.gates.resizing import shrink_to_fit
 
 _METADATA_KEY = "l0runtime"
-_VERSION = 2
+_VERSION = 3
 _EXTRA_STATE = "_extra_state"
 
 
@@ -53,6 +59,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, input_shape: Sequenc
     header = {"version": 1, **_describe(model)}
     if gates is not None:
         header |= {"version": 2, "gates": describe_gates(gates)}
+    elif _is_narrowed(model, header):
+        header |= {"version": 3, "narrowed": True}
     # cloned, because safetensors refuses tensors that share memory (tied weights)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     bad = _non_finite(tensors)
@@ -91,10 +99,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     header, tensors = _read(Path(path))
     try:
         with torch.device("meta"):
-            expected = _build(header).state_dict()
+            expected = _build(header, tensors).state_dict()
         _check_tensors(tensors, expected)
         with torch.random.fork_rng(devices=[]):  # initial values that are overwritten below must not cost randomness
-            model = _build(header)
+            model = _build(header, tensors)
         _adopt_dtypes(model, tensors)
         model.load_state_dict(tensors)
     except (ModelFileError, GateParameterError) as error:
@@ -167,11 +175,23 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     return header, tensors
 
 
-def _build(header: dict[str, object]) -> nn.Module:
+def _build(header: dict[str, object], tensors: dict[str, Tensor]) -> nn.Module:
     model = _build_bare(header)
     if header["version"] == 2:
         attach_described(model, header.get("gates"))
+    if header.get("narrowed") is True:
+        shrink_to_fit(model, tensors)
     return model
+
+
+def _is_narrowed(model: nn.Module, header: dict[str, object]) -> bool:
+    """Whether the model is narrower than the one that its header describes."""
+    with torch.device("meta"):
+        full = _build_bare(header).state_dict()
+    return any(
+        name in full and tensor.shape != full[name].shape and not name.endswith(_EXTRA_STATE)
+        for name, tensor in model.state_dict().items()
+    )
 
 
 def _build_bare(header: dict[str, object]) -> nn.Module:

@@ -9,6 +9,7 @@ undecided   at the end many gates are neither open nor closed, so that the evalu
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,7 @@ class GateWatch:
         self.gates = {name: gate for name, gate in gates_of(model).items() if gate.rule != "top-k"}
         self.steps = steps
         self.start = {name: gate.log_alpha.detach().clone() for name, gate in self.gates.items()}
+        self.units = {name: gate.size for name, gate in self.gates.items()}  # at first; gates may be removed later
         self._told: set[tuple[str, str]] = set()
 
     @torch.no_grad()
@@ -69,6 +71,12 @@ class GateWatch:
             found.extend(self._undecided())
         return found
 
+    def narrow(self, kept: Mapping[str, Tensor]) -> None:
+        """Gates were removed from the model: of each vector named, only the indices `kept` are left, int64 [n]."""
+        for name, index in kept.items():
+            if name in self.start:
+                self.start[name] = self.start[name][index]
+
     def warn(self, step: int) -> None:
         """Issue each problem once as a GateWarning."""
         for problem in self.problems(step):
@@ -78,7 +86,7 @@ class GateWatch:
 
     def _slow(self, step: int) -> list[GateProblem]:
         moving = {name: gate for name, gate in self.gates.items() if gate.log_alpha.requires_grad}
-        if not moving or any(gate.kept_count() < gate.size for gate in moving.values()):
+        if not moving or any(gate.kept_count() < self.units[name] for name, gate in moving.items()):
             return []
         ahead = {name: _steps_needed(gate, self.start[name], step) for name, gate in moving.items()}
         name = min(ahead, key=lambda key: ahead[key])

@@ -11,7 +11,8 @@
 | footprint.py | what does a model cost before it is warm? |
 | profiling.py, widths.py | where does the time go, and what limits the gain? |
 | layer_times.py | how long does a layer take at other widths? |
-| report.py, rendering.py | what came out, as data, and as a table or a plot |
+| layer_names.py | which layer of the file is a node of the optimised graph? |
+| report.py, rendering.py, plotting.py | what came out, as data, as a table, as a picture |
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from l0runtime.measurement.footprint import measure_footprint
 from l0runtime.measurement.paired import BASELINE, CANDIDATE
 from l0runtime.measurement.profiling import ProfileComparison, compare_profiles
 from l0runtime.measurement.report import BatchResult, BenchReport, Latency, ModelFacts
-from l0runtime.measurement.speed import compare_speed
+from l0runtime.measurement.speed import DEFAULT_SECONDS, compare_speed
 from l0runtime.onnx_files import read_model, stored_bytes
 from l0runtime.sample_inputs import InputSpec, input_specs, resolve_shapes, sample_inputs
 from l0runtime.session import Session, load
@@ -38,7 +38,7 @@ def bench(
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
     bounds: Mapping[str, int] | None = None,
-    budget_seconds: float = 1.2,
+    budget_seconds: float = DEFAULT_SECONDS,
     footprint: bool = True,
     profile: bool = False,
     seed: int = 0,
@@ -120,6 +120,8 @@ def bench(
                 control=speed.control,
                 verdict=speed.verdict,
                 samples=speed.samples,
+                candidate_least_macs=costs[CANDIDATE].least_macs,
+                baseline_least_macs=costs[BASELINE].least_macs,
             )
         )
     first = results[0].shapes

@@ -3,16 +3,19 @@
 A multiply-accumulate (MAC) is one multiplication and one addition inside a contraction: Conv, ConvTranspose, Gemm,
 MatMul, Einsum, recurrent cells and Attention, and their quantised forms. Elementwise work is not counted, as is usual.
 Counted from shapes alone, for concrete input shapes; a contraction whose shapes cannot be inferred is listed in
-`Cost.uncounted`, never taken as zero in silence. Needs only onnx.
+`Cost.uncounted`, never taken as zero in silence. A conditional model is counted with all of its blocks run, and with
+none (`Cost.least_macs`). Needs only onnx.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from l0runtime.conditional.metadata import conditional_blocks
+from l0runtime.conditional.unrolled import unroll
 from l0runtime.onnx_files import read_model
 from l0runtime.sample_inputs import resolve_shapes
 
@@ -43,6 +46,7 @@ class Cost:
     macs: int
     nodes: tuple[NodeCost, ...]
     uncounted: tuple[str, ...]  # contractions whose shapes are unknown; `macs` is a lower bound if there are any
+    least_macs: int | None = None  # of a conditional model, when no block runs; `macs` is then of all blocks run
 
     @property
     def flops(self) -> int:
@@ -71,11 +75,20 @@ def count_cost(
     proto = model if isinstance(model, onnx.ModelProto) else read_model(model, weights=False)
     parameters, weight_bytes = _count_parameters(proto)
     concrete = resolve_shapes(proto, batch=batch, shapes=shapes, dims=dims)
-    graph, known = _infer(proto, concrete)
-    nodes: list[NodeCost] = []
-    uncounted: list[str] = []
-    _count_graph(graph, known, nodes, uncounted)
-    return Cost(parameters, weight_bytes, sum(node.macs for node in nodes), tuple(nodes), tuple(uncounted))
+    blocks = conditional_blocks(proto)
+    if blocks is None:
+        nodes, uncounted = _count_nodes(proto, concrete)
+        return Cost(parameters, weight_bytes, sum(node.macs for node in nodes), tuple(nodes), tuple(uncounted))
+    nodes, uncounted = _count_nodes(unroll(proto, blocks, runs=True)[0], concrete)
+    fewest, _ = _count_nodes(unroll(proto, blocks, runs=False)[0], concrete)
+    return Cost(
+        parameters,
+        weight_bytes,
+        sum(node.macs for node in nodes),
+        tuple(nodes),
+        tuple(uncounted),
+        least_macs=sum(node.macs for node in fewest),
+    )
 
 
 def shapes_of_values(proto: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -89,11 +102,13 @@ Shapes = Mapping[str, Shape]
 _Rule = Callable[["onnx.NodeProto", Shapes], int]
 
 
-def _count_graph(
-    graph: onnx.GraphProto, known: Shapes, nodes: list[NodeCost], uncounted: list[str], prefix: str = ""
-) -> None:
+def _count_nodes(proto: onnx.ModelProto, inputs: Mapping[str, Shape]) -> tuple[list[NodeCost], list[str]]:
+    """The contractions of a model, and those whose shapes are unknown."""
+    graph, known = _infer(proto, inputs)
+    nodes: list[NodeCost] = []
+    uncounted: list[str] = []
     for node in graph.node:
-        name = prefix + (node.name or (node.output[0] if node.output else node.op_type))
+        name = node.name or (node.output[0] if node.output else node.op_type)
         for attribute in node.attribute:
             for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
                 # how often a body runs is not known from shapes
@@ -111,6 +126,7 @@ def _count_graph(
             uncounted.append(f"{name} ({node.op_type})")
             continue
         nodes.append(NodeCost(name, node.op_type, macs))
+    return nodes, uncounted
 
 
 def _infer(proto: onnx.ModelProto, inputs: Mapping[str, Shape]) -> tuple[onnx.GraphProto, dict[str, Shape]]:
@@ -176,15 +192,25 @@ def _weights(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     kinds = onnx.TensorProto
     not_weights = {kinds.INT64, kinds.INT32, kinds.UINT64, kinds.UINT32, kinds.INT16, kinds.UINT16}
     not_weights |= {kinds.BOOL, kinds.STRING, kinds.UNDEFINED}
-    tensors = list(proto.graph.initializer)
+    tensors = [tensor for graph in _graphs(proto.graph) for tensor in graph.initializer]
     tensors += [
         attribute.t
-        for node in proto.graph.node
+        for graph in _graphs(proto.graph)
+        for node in graph.node
         if node.op_type == "Constant"
         for attribute in node.attribute
         if attribute.name == "value"
     ]
     return [tensor for tensor in tensors if tensor.data_type not in not_weights and tensor.dims]
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies of its control flow."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                yield from _graphs(body)
 
 
 def _count_parameters(proto: onnx.ModelProto) -> tuple[int, int]:

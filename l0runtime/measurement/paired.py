@@ -8,7 +8,9 @@ that the model before left behind. The control is the baseline again; what it sh
 Two clocks run. Latencies are wall time. Ratios use, wherever one thread does all the work, that thread's processor
 time: under load a call of some milliseconds spends as much time waiting for a core as computing, the wait is the same
 for a model of 3 ms and one of 4, and the ratio of wall times says little about either. By either clock a block stands
-for its least disturbed calls, because an interrupt or a cache that another process emptied only ever adds time.
+for the faster half of its calls, because an interrupt or a cache that another process emptied only ever adds time.
+What is left of the machine's moods under load lasts longer than a block, so many short blocks beat few long ones, and
+the candidate is set against both runs of the baseline that stand beside it in its group.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ Clock = Literal["thread", "wall"]
 BASELINE, CANDIDATE, CONTROL = "baseline", "candidate", "control"
 ROLES = (BASELINE, CANDIDATE, CONTROL)
 _CALIBRATION_CALLS = 3
+_SHORTEST_BLOCK = 5  # calls: one that is dropped, and four of which the faster two count
 # every order of creation once
 ROUND_ORDERS = tuple(itertools.permutations(ROLES))
 
@@ -81,13 +84,21 @@ class Samples:
         return self.latency_ms[role][:, :, self.plan.dropped :].reshape(-1)
 
     def block_ms(self, role: str) -> Array:
-        """What one call costs in each block, shape [rounds, blocks]."""
+        """What one call costs in each block: the mean of the faster half of its calls, shape [rounds, blocks]."""
         times = self.thread_ms[role] if self.clock == "thread" else self.latency_ms[role][:, :, self.plan.dropped :]
-        return np.asarray(times.min(axis=2))
+        return np.asarray(np.sort(times, axis=2)[:, :, : (times.shape[2] + 1) // 2].mean(axis=2))
 
-    def log_ratios(self, over: str, under: str) -> Array:
-        """log of the ratio of two roles' times, block by block, shape [rounds, blocks]."""
-        return np.asarray(np.log(self.block_ms(over)) - np.log(self.block_ms(under)))
+    def log_speed_ups(self) -> Array:
+        """log(time of the baseline / time of the candidate) in each group of blocks, shape [rounds, blocks].
+
+        The control is the baseline too, so the baseline's time is the geometric mean of both.
+        """
+        baseline, candidate, control = (np.log(self.block_ms(role)) for role in ROLES)
+        return np.asarray((baseline + control) / 2 - candidate)
+
+    def log_control_ratios(self) -> Array:
+        """log(time of the baseline / time of the control) in each group of blocks, shape [rounds, blocks]."""
+        return np.asarray(np.log(self.block_ms(BASELINE)) - np.log(self.block_ms(CONTROL)))
 
     def waiting_share(self) -> float | None:
         """The share of time that calls waited for a core; None where processor time does not tell it."""
@@ -105,7 +116,7 @@ def clock_for(device: str, threads: int) -> Clock:
 
 
 def choose_plan(group_seconds: float, creation_seconds: float, budget_seconds: float) -> Plan:
-    """As much as fits the budget, within bounds that keep the statistics meaningful.
+    """As much as fits the budget, within bounds that keep the statistics meaningful: blocks as short as can be.
 
     Args:
         group_seconds: one call of each of the three models.
@@ -114,8 +125,8 @@ def choose_plan(group_seconds: float, creation_seconds: float, budget_seconds: f
     """
     left = max(budget_seconds / len(ROUND_ORDERS) - creation_seconds, 0.0)
     calls_per_round = int(left / group_seconds)
-    blocks = min(max(calls_per_round // 8, 3), 12)
-    calls = min(max(calls_per_round // blocks, 5), 60)
+    blocks = min(max(calls_per_round // _SHORTEST_BLOCK, 3), 24)
+    calls = min(max(calls_per_round // blocks, _SHORTEST_BLOCK), 60)
     dropped = max(1, calls // 5)
     # reading the processor clock costs some 0.3 us, so it is read for no less than 0.1 ms of work
     chunk = min(max(1, math.ceil(len(ROLES) * 1e-4 / group_seconds)), calls - dropped)
@@ -135,11 +146,13 @@ def measure(
 
     Args:
         make: role to a function that makes a fresh, bound session.
-        budget_seconds: about how long to measure.
+        budget_seconds: about how long to measure; where processor time is the clock, so much of that, so that a busy
+            machine takes longer but does not measure less.
         clock: which time the ratios use.
         seed: of the random orders.
         plan: measure exactly so much, instead of what fits the budget.
     """
+    read_clock = time.thread_time if clock == "thread" else time.perf_counter
     generator = np.random.default_rng(seed)
     orders = [ROUND_ORDERS[index] for index in generator.permutation(len(ROUND_ORDERS))]
     block_orders: list[tuple[tuple[str, ...], ...]] = []
@@ -150,18 +163,15 @@ def measure(
     gc.disable()  # a collection inside a call would be charged to the model
     try:
         for order in orders:
-            stopwatch = _Stopwatch(clock)
             runners: dict[str, Runner] = {}
+            begin = read_clock()
             for role in order:
                 runners[role] = make[role]()
                 for _ in range(2):
                     runners[role].run()
             if plan is None:
-                created, stopwatch = stopwatch.seconds(), _Stopwatch(clock)
-                for role in order:
-                    for _ in range(_CALIBRATION_CALLS):
-                        runners[role].run()
-                plan = choose_plan(stopwatch.seconds() / _CALIBRATION_CALLS, created, budget_seconds)
+                created = read_clock() - begin
+                plan = choose_plan(_group_seconds(runners, read_clock), created, budget_seconds)
             blocks = [tuple(ROLES[i] for i in generator.permutation(len(ROLES))) for _ in range(plan.blocks)]
             block_orders.append(tuple(blocks))
             for role in ROLES:
@@ -187,6 +197,19 @@ def measure(
     )
 
 
+def _group_seconds(runners: Mapping[str, Runner], read_clock: Callable[[], float]) -> float:
+    """Seconds of one call of each model, undisturbed: a plan made from a disturbed call would measure too little."""
+    total = 0.0
+    for runner in runners.values():
+        times = []
+        for _ in range(_CALIBRATION_CALLS):
+            begin = read_clock()
+            runner.run()
+            times.append(read_clock() - begin)
+        total += min(times)
+    return total
+
+
 def _time_block(run: Callable[[], None], plan: Plan, wall_ms: Array, thread_ms: Array) -> None:
     """Fill in the wall time of each call and the processor time of each chunk of kept calls."""
     wall, thread = time.perf_counter_ns, time.thread_time_ns
@@ -202,19 +225,3 @@ def _time_block(run: Callable[[], None], plan: Plan, wall_ms: Array, thread_ms: 
             run()
             wall_ms[index] = (wall() - begin) / 1e6
         thread_ms[chunk] = (thread() - thread_begin) / 1e6 / plan.chunk
-
-
-class _Stopwatch:
-    """Seconds since it was made, for planning.
-
-    Where processor time is the clock, that, but no less than half of the wall time: on a busy machine wall time would
-    plan too few calls to say anything, so there a measurement may take up to twice its budget.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._wall, self._thread = time.perf_counter(), time.thread_time()
-
-    def seconds(self) -> float:
-        wall = time.perf_counter() - self._wall
-        return max(time.thread_time() - self._thread, wall / 2) if self._clock == "thread" else wall

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from l0runtime.measurement.layer_names import LayerNames
 from l0runtime.measurement.widths import WidthPenalty, width_penalties
+from l0runtime.onnx_files import read_model
 from l0runtime.session import Session, load
 
 _RUNS = 20
@@ -40,10 +42,11 @@ class NodeProfile:
 
     Attributes:
         name, op_type, provider: of the node.
-        time_us: median time of a run.
-        macs: multiply-accumulates; 0 for elementwise work.
+        time_us: time of a run, the mean of the fastest quarter: on a busy machine most runs also wait for a core.
+        macs: multiply-accumulates that the layer needs; 0 for elementwise work.
         bytes: of inputs, weights and outputs, each moved once.
         roofline_share: of the time that the machine needs at its best rates, in what the node took.
+        layer: the module or node of the file that it comes from; empty where that is not known.
     """
 
     name: str
@@ -53,6 +56,12 @@ class NodeProfile:
     macs: int
     bytes: int
     roofline_share: float
+    layer: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a reader knows it by."""
+        return self.layer or self.name
 
 
 @dataclass(frozen=True)
@@ -78,15 +87,22 @@ def compare_profiles(
     Raises: as `l0runtime.load`.
     """
     peaks = measure_peaks(device=device, threads=threads)
-    theirs = profile_model(baseline, feed, peaks, device=device, threads=threads)
-    ours = profile_model(candidate, feed, peaks, device=device, threads=threads)
     shapes = {name: array.shape for name, array in feed.items()}
-    widths = width_penalties(candidate, shapes, device=device, threads=threads)
+    like = LayerNames(read_model(baseline, weights=False), shapes)
+    theirs = profile_model(baseline, feed, peaks, device=device, threads=threads)
+    ours = profile_model(candidate, feed, peaks, device=device, threads=threads, like=like)
+    widths = width_penalties(candidate, shapes, device=device, threads=threads, like=like)
     return ProfileComparison(theirs, ours, peaks, widths, explain(theirs, ours, widths))
 
 
 def profile_model(
-    path: str | Path, feed: Mapping[str, Any], peaks: Peaks, *, device: str, threads: int
+    path: str | Path,
+    feed: Mapping[str, Any],
+    peaks: Peaks,
+    *,
+    device: str,
+    threads: int,
+    like: LayerNames | None = None,
 ) -> tuple[NodeProfile, ...]:
     """Run a model under onnxruntime's profiler.
 
@@ -95,17 +111,28 @@ def profile_model(
         feed: its inputs.
         peaks: what the machine can do.
         device, threads: as in `l0runtime.load`.
+        like: the names of the model that this one was made from.
     """
     with tempfile.TemporaryDirectory() as folder:
         session = load(path, device=device, threads=threads, profile_prefix=Path(folder) / "profile")
         for _ in range(_RUNS + 1):
             session.run(feed)
         events = json.loads(Path(session.end_profiling()).read_text())
-    return read_profile(events, peaks)
+    shapes = {name: array.shape for name, array in feed.items()}
+    return read_profile(events, peaks, LayerNames(read_model(path, weights=False), shapes, like=like))
 
 
-def read_profile(events: Sequence[Mapping[str, Any]], peaks: Peaks) -> tuple[NodeProfile, ...]:
-    """Nodes in the order they first ran, from the events of onnxruntime's profile; a node's first run is dropped."""
+def read_profile(
+    events: Sequence[Mapping[str, Any]], peaks: Peaks, layers: LayerNames | None = None
+) -> tuple[NodeProfile, ...]:
+    """Nodes in the order they first ran, from the events of onnxruntime's profile; a node's first run is dropped.
+
+    Args:
+        events: of the profile.
+        peaks: what the machine can do.
+        layers: of the model's file; without it, no node knows its layer, and channels that fill up a block count as
+            work.
+    """
     times: dict[str, list[float]] = defaultdict(list)
     first: dict[str, Mapping[str, Any]] = {}
     for event in events:
@@ -115,14 +142,23 @@ def read_profile(events: Sequence[Mapping[str, Any]], peaks: Peaks) -> tuple[Nod
             times[name].append(float(event["dur"]))
     nodes = []
     for name, args in first.items():
-        time_us = float(np.median(times[name][1:] or times[name]))
+        warm = sorted(times[name][1:] or times[name])
+        time_us = float(np.mean(warm[: -(-len(warm) // 4)]))
         inputs, outputs = _shapes(args.get("input_type_shape")), _shapes(args.get("output_type_shape"))
-        macs = _macs(args["op_name"], inputs, outputs)
-        moved = sum(int(args.get(key, 0)) for key in ("activation_size", "parameter_size", "output_size"))
+        macs, layer = _macs(args["op_name"], inputs, outputs), ""
+        found = layers.find(name) if layers is not None and macs else None
+        # filling up blocks adds work and never saves any: less than the layer's own would be another layer's
+        if found is not None and (found.macs is None or found.macs <= macs):
+            layer, macs = found.name, macs if found.macs is None else found.macs
+        else:
+            found = None
+        # a weight that onnxruntime keeps re-ordered for itself is missing in its count
+        parameters = max(int(args.get("parameter_size", 0)), 0 if found is None else found.weight_bytes)
+        moved = parameters + sum(int(args.get(key, 0)) for key in ("activation_size", "output_size"))
         best_us = max(macs / peaks.macs_per_second, moved / peaks.bytes_per_second) * 1e6
         # the profiler counts whole microseconds; below that nothing can be said
         share = min(best_us / time_us, 1.0) if time_us >= 1 else 0.0
-        nodes.append(NodeProfile(name, args["op_name"], args.get("provider", ""), time_us, macs, moved, share))
+        nodes.append(NodeProfile(name, args["op_name"], args.get("provider", ""), time_us, macs, moved, share, layer))
     return tuple(nodes)
 
 
@@ -149,7 +185,7 @@ def explain(
     if after:
         slowest = max(candidate, key=lambda node: node.time_us)
         sentences.append(
-            f"{slowest.name} ({slowest.op_type}) is the slowest node: {slowest.time_us / after:.0%} of the time, "
+            f"{slowest.label} ({slowest.op_type}) is the slowest node: {slowest.time_us / after:.0%} of the time, "
             f"at {slowest.roofline_share:.0%} of what this machine can do."
         )
     sentences += [penalty.sentence for penalty in widths if penalty.slower_by > 0.03]

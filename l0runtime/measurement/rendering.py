@@ -1,11 +1,10 @@
-"""How does a comparison look on a terminal, and as a plot?"""
+"""How does a comparison look on a terminal?"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l0runtime.errors import MissingDependencyError, OptionError
 from l0runtime.measurement.profiling import NodeProfile
 from l0runtime.measurement.report import BenchReport, Latency, ModelFacts
 from l0runtime.measurement.statistics import Verdict
@@ -23,23 +22,26 @@ def print_report(report: BenchReport, console: Console) -> None:
     from rich.text import Text
 
     models = Table(box=None, pad_edge=False, title="models", title_justify="left")
-    for column in ("model", "parameters", "MACs", "file MB", "cold start ms", "peak memory MB"):
-        models.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
-    for facts, macs in (
-        (report.baseline, report.results[0].baseline_macs),
-        (report.candidate, report.results[0].candidate_macs),
+    for column in ("", "file", "parameters", "MACs", "file MB", "cold start ms", "peak memory MB"):
+        models.add_column(column, justify="left" if column in {"", "file"} else "right", overflow="fold")
+    first = report.results[0]
+    for role, facts, macs, least in (
+        ("gated", report.baseline, first.baseline_macs, first.baseline_least_macs),
+        ("compact", report.candidate, first.candidate_macs, first.candidate_least_macs),
     ):
-        models.add_row(*_model_row(facts, macs))
+        models.add_row(role, *_model_row(facts, macs, least))
     console.print(models)
-    speeds = Table(box=None, pad_edge=False, title="latency (p50/p90/p99 ms)", title_justify="left")
-    for column in ("batch", "gated", "compact", "compact items/s", "speed-up [95 % CI]", "A/A control", "verdict"):
-        speeds.add_column(column, justify="right")
+    speeds = Table(box=None, pad_edge=False, title="latency in ms: p50/p90/p99", title_justify="left")
+    columns = ("batch", "gated", "compact", "gated /s", "compact /s", "speed-up [95 % CI]", "A/A control", "verdict")
+    for column in columns:
+        speeds.add_column(column, justify="right", overflow="fold")
     for result in report.results:
         speed, control = result.speed_up, result.control
         speeds.add_row(
             str(result.batch),
             _percentiles(result.baseline),
             _percentiles(result.candidate),
+            f"{result.throughput(result.baseline):.0f}",
             f"{result.throughput(result.candidate):.0f}",
             f"{speed.estimate:.3f} [{speed.low:.3f}, {speed.high:.3f}]",
             f"{control.estimate:.3f} [{control.low:.3f}, {control.high:.3f}]",
@@ -65,13 +67,13 @@ def print_report(report: BenchReport, console: Console) -> None:
             console.print(Text(sentence))
 
 
-def _model_row(facts: ModelFacts, macs: int) -> list[str]:
+def _model_row(facts: ModelFacts, macs: int, least: int | None) -> list[str]:
     footprint = facts.footprint
     memory = None if footprint is None else footprint.peak_memory_bytes
     return [
-        facts.path,
+        Path(facts.path).name,
         f"{facts.parameters:,}",
-        f"{macs:,}",
+        f"{macs:,}" if least is None else f"{least:,} to {macs:,}",
         f"{facts.file_bytes / 1e6:.2f}",
         "" if footprint is None else f"{footprint.cold_start_ms:.1f}",
         "" if memory is None else f"{memory / 1e6:.1f}",
@@ -87,11 +89,13 @@ def _profile_table(name: str, nodes: tuple[NodeProfile, ...]) -> Any:
 
     total = sum(node.time_us for node in nodes) or 1.0
     table = Table(box=None, pad_edge=False, title=f"{name}: {total:.0f} us in {len(nodes)} nodes", title_justify="left")
-    for column in ("node", "operator", "us", "share", "MFLOP", "KB", "of roofline"):
-        table.add_column(column, justify="left" if column in {"node", "operator"} else "right", overflow="fold")
+    for column in ("layer or node", "operator", "us", "share", "MFLOP", "KB", "of roofline"):
+        table.add_column(
+            column, justify="left" if column in {"layer or node", "operator"} else "right", overflow="fold"
+        )
     for node in sorted(nodes, key=lambda node: -node.time_us)[:_NODES_SHOWN]:
         table.add_row(
-            node.name,
+            node.label,
             node.op_type,
             f"{node.time_us:.0f}",
             f"{node.time_us / total:.0%}",
@@ -100,52 +104,3 @@ def _profile_table(name: str, nodes: tuple[NodeProfile, ...]) -> Any:
             f"{node.roofline_share:.0%}",
         )
     return table
-
-
-def plot_report(report: BenchReport, path: Path) -> None:
-    """Latency against batch size and, if profiled, time by operator, as PNG, SVG or PDF.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-        OptionError: the file name ends in no format known here.
-    """
-    if path.suffix not in {".png", ".svg", ".pdf"}:
-        raise OptionError(f"--plot {path}: expected a name that ends in .png, .svg or .pdf.")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "a plot needs matplotlib, which is not installed. Run: pip install 'l0runtime[plot]'"
-        ) from error
-
-    panels = 1 if report.profile is None else 2
-    figure = Figure(figsize=(6 * panels, 4), layout="constrained")
-    left = figure.add_subplot(1, panels, 1)
-    batches = [result.batch for result in report.results]
-    for name, latencies in (
-        ("gated", [result.baseline for result in report.results]),
-        ("compact", [result.candidate for result in report.results]),
-    ):
-        left.plot(batches, [latency.p50_ms for latency in latencies], marker="o", label=name)
-    left.set_xlabel("batch size")
-    left.set_ylabel("median latency (ms)")
-    left.set_xscale("log", base=2)
-    left.set_yscale("log")
-    left.set_xticks(batches, [str(batch) for batch in batches])
-    left.set_title(f"{report.device}, {report.threads} threads")
-    left.legend()
-    if report.profile is not None:
-        right = figure.add_subplot(1, panels, 2)
-        for position, nodes in enumerate((report.profile.baseline, report.profile.candidate)):
-            bottom = 0.0
-            for node in nodes:
-                right.bar(position, node.time_us, bottom=bottom, edgecolor="white", linewidth=0.3)
-                bottom += node.time_us
-        right.set_xticks([0, 1], ["gated", "compact"])
-        right.set_ylabel("time by node, first at the bottom (us)")
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:])
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

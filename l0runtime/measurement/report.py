@@ -68,6 +68,8 @@ class BatchResult:
     control: Interval  # of the baseline over itself
     verdict: Verdict
     samples: Samples
+    candidate_least_macs: int | None = None  # of a conditional candidate when no block runs; else None
+    baseline_least_macs: int | None = None
 
     def throughput(self, latency: Latency) -> float:
         """Items per second, one call after another."""

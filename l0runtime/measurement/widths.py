@@ -1,13 +1,12 @@
 """Which widths of a model does the machine dislike, measured: how much slower are 63 channels than 64?
 
 Kernels work on blocks of channels. A convolution whose width is no multiple of the block falls back to a slower
-algorithm, or wastes part of the last block. The cost is measured with the layer alone, as it is and rounded up to the
-blocks that kernels use (8 channels with 256-bit registers, 16 with 512-bit); the faster of those counts.
+algorithm, or wastes part of the last block. The cost is measured with the layer alone (layer_times.py), as it is and
+rounded up to the blocks that kernels use (8 channels with 256-bit registers, 16 with 512-bit); the fastest counts.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from l0runtime.measurement.cost import shapes_of_values
+from l0runtime.measurement.layer_names import LayerNames
+from l0runtime.measurement.layer_times import Attribute, LayerKind, Widths, time_layer
 from l0runtime.onnx_files import read_model
-from l0runtime.session import load
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # layers are tried in the order of their work, so that measuring stays short
 _LAYERS_TRIED = 3
 _BLOCKS = (8, 16)
-_RUNS = 15
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class WidthPenalty:
     """A layer whose width is no multiple of the block.
 
     Attributes:
-        name: of the node.
+        name: the module's where its weight tells it, else the node's.
         channels: [in, out] as they are.
         rounded: [in, out] rounded up.
         time_ms, rounded_ms: measured, the layer alone.
@@ -52,17 +51,32 @@ class WidthPenalty:
 
     @property
     def sentence(self) -> str:
-        have = f"{self.channels[0]} to {self.channels[1]}"
-        want = f"{self.rounded[0]} to {self.rounded[1]}"
-        return f"{self.name} has {have} channels: alone it is {self.slower_by:.0%} slower than {want}."
+        (inputs, outputs), (wider_in, wider_out) = self.channels, self.rounded
+        have, want = f"{inputs} to {outputs} channels", f"{wider_in} to {wider_out}"
+        if inputs == outputs and wider_in == wider_out:
+            have, want = f"{outputs} channels", f"{wider_out}"
+        return f"{self.name} has {have}: {self.slower_by:.0%} slower than {want}, measured alone."
 
 
 def width_penalties(
-    model: onnx.ModelProto | str | Path, shapes: Mapping[str, Sequence[int]], *, device: str, threads: int
+    model: onnx.ModelProto | str | Path,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    device: str,
+    threads: int,
+    like: LayerNames | None = None,
 ) -> tuple[WidthPenalty, ...]:
-    """Measure the widest-working convolutions whose width is no multiple of the block."""
+    """Measure the widest-working convolutions whose width is no multiple of the block.
+
+    Args:
+        model: of which layers are measured.
+        shapes: of its inputs.
+        device, threads: as in `l0runtime.load`.
+        like: the names of the model that this one was made from.
+    """
     proto = read_model(model, weights=False) if isinstance(model, str | Path) else model
-    known = shapes_of_values(proto, shapes)
+    known, names = shapes_of_values(proto, shapes), LayerNames(proto, shapes, like=like)
+    given = {value.name for value in proto.graph.input}
     candidates = []
     for node in proto.graph.node:
         if node.op_type != "Conv" or any(a.name == "group" and a.i != 1 for a in node.attribute):
@@ -77,56 +91,32 @@ def width_penalties(
     for _, node in candidates[:_LAYERS_TRIED]:
         x, weight = known[node.input[0]], known[node.input[1]]
         own = (weight[1], weight[0])
-        larger = {(_round_up(own[0], block), _round_up(own[1], block)) for block in _BLOCKS} - {own}
-        choices = [own, *sorted(larger)]
-        times = _time_layers(node, x, weight, choices, device=device, threads=threads)
+        choices = [own, *sorted(_wider(own, can_widen_inputs=node.input[0] not in given))]
+        if len(choices) == 1:
+            continue
+        times = time_layer(_kind_of(node, x, weight), choices, device=device, threads=threads)
         best = min(range(1, len(choices)), key=times.__getitem__)
-        penalties.append(WidthPenalty(node.name or node.output[0], own, choices[best], times[0], times[best]))
+        penalties.append(WidthPenalty(names.name_of(node), own, choices[best], times[0], times[best]))
     return tuple(penalties)
 
 
-def _time_layers(
-    node: onnx.NodeProto,
-    x: Sequence[int],
-    weight: Sequence[int],
-    widths: Sequence[tuple[int, int]],
-    *,
-    device: str,
-    threads: int,
-) -> list[float]:
-    """Best time of the layer at each width, in ms, taken in turns."""
-    runs = []
-    for channels in widths:
-        model = _layer(node, x, weight, channels)
-        feed = {"x": np.ones((x[0], channels[0], *x[2:]), np.float32)}
-        runs.append(load(model, device=device, threads=threads).bind(feed).run)
-    best = [float("inf")] * len(runs)
-    for _ in range(_RUNS):
-        for index, run in enumerate(runs):
-            run()  # bring its data back into the cache
-            begin = time.perf_counter()
-            run()
-            best[index] = min(best[index], (time.perf_counter() - begin) * 1e3)
-    return best
+def _wider(own: Widths, *, can_widen_inputs: bool) -> set[Widths]:
+    """Rounded up to each block; nobody can give a photograph more than 3 channels."""
+    inputs, outputs = own
+    return {
+        (_round_up(inputs, block) if can_widen_inputs else inputs, _round_up(outputs, block)) for block in _BLOCKS
+    } - {own}
 
 
-def _layer(node: onnx.NodeProto, x: Sequence[int], weight: Sequence[int], channels: tuple[int, int]) -> bytes:
-    """A model of this one convolution with other channel numbers and random weights."""
-    import onnx
-
-    inside, outside = channels
-    values = np.random.default_rng(0).standard_normal((outside, inside, *weight[2:])).astype(np.float32)
-    conv = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
-    conv.attribute.extend(node.attribute)
-    graph = onnx.helper.make_graph(
-        [conv],
-        "layer",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [x[0], inside, *x[2:]])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(values, "w")],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    return bytes(model.SerializeToString())
+def _kind_of(node: onnx.NodeProto, x: Sequence[int], weight: Sequence[int]) -> LayerKind:
+    """The convolution apart from its widths."""
+    attributes: list[tuple[str, Attribute]] = []
+    for attribute in node.attribute:
+        if attribute.name == "auto_pad":
+            attributes.append((attribute.name, attribute.s.decode()))
+        elif attribute.name in ("dilations", "pads", "strides"):
+            attributes.append((attribute.name, tuple(attribute.ints)))
+    return LayerKind("Conv", x[0], tuple(x[2:]), tuple(weight[2:]), tuple(attributes))
 
 
 def _round_up(channels: int, block: int) -> int:

@@ -9,6 +9,7 @@
 | server.py | how does a server start, and how does it stop without losing a request? |
 | models.py | which models are served, and which revision of each? |
 | revision.py | is a file fit to be served? |
+| snapshot.py | how is a model of several files kept from changing under a server? |
 | reloading.py | how does a replaced file take over while requests go on? |
 | batching.py | how do concurrent requests share a run without leaving the event loop's order? |
 | request.py | what does one inference request ask for, whichever protocol it came by? |
@@ -20,6 +21,7 @@
 | pages.py | what do the pages beside inference say? |
 | openapi.py | what does the OpenAPI page say? |
 | connections.py | how is a client that stalls or never ends kept from holding the server? |
+| leaving.py | how are the last connections and calls taken before a server ends? |
 | grpc_messages.py, grpc_service.py | what are the gRPC messages, and how are they answered? |
 | access.py | who may ask? |
 | metrics.py, logs.py | what does an operator see? |

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from l0runtime.serving.failures import malformed
-from l0runtime.serving.json_values import array_from_json, parse_json
+from l0runtime.serving.json_values import array_from_json, may_hold_booleans, parse_json
 from l0runtime.serving.request import (
     InferRequest,
     Signature,
@@ -37,27 +37,32 @@ def decode_request(body: bytes, json_length: int | None, signature: Signature) -
         RequestError: 400 with the reason.
     """
     if json_length is None or json_length == len(body):
-        document = parse_json(body)
+        text: bytes | memoryview = body
         binary_at = len(body)
     else:
         if not 0 < json_length < len(body):
             raise malformed(f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes.")
-        document = parse_json(memoryview(body)[:json_length])
+        text = memoryview(body)[:json_length]
         binary_at = json_length
+    document = parse_json(text)
     if not isinstance(document, dict):
         raise malformed(f"the body is {shown(document)}, expected a JSON object with 'inputs'.")
-    request_id = document.get("id", "")
+    request_id = document.get("id")
+    if request_id is None:  # as good as absent, as for 'parameters' and 'outputs'
+        request_id = ""
     if not isinstance(request_id, str) or not _is_text(request_id):
         raise malformed(f"'id' is {shown(request_id)}, expected text.")
     parameters = _parameters("the request", document)
     timeout_s = check_request_parameters(parameters) if parameters else None
-    feed = _inputs(document.get("inputs"), body, binary_at, signature)
+    feed = _inputs(document.get("inputs"), body, binary_at, signature, may_hold_booleans(text))
     everything_binary = _flag(parameters, "binary_data_output", False)
     outputs = _outputs(document.get("outputs"), everything_binary, signature)
     return InferRequest(request_id, feed, outputs, timeout_s)
 
 
-def _inputs(entries: object, body: bytes, binary_at: int, signature: Signature) -> dict[str, Array]:
+def _inputs(
+    entries: object, body: bytes, binary_at: int, signature: Signature, may_hold_booleans: bool
+) -> dict[str, Array]:
     if not isinstance(entries, list):
         raise malformed(f"'inputs' is {shown(entries)}, expected a list of tensors.")
     feed: dict[str, Array] = {}
@@ -76,14 +81,14 @@ def _inputs(entries: object, body: bytes, binary_at: int, signature: Signature) 
         parameters = _parameters(f"input '{name}'", entry)
         if parameters:
             check_tensor_parameters("input", name, parameters)
-        size = parameters.get("binary_data_size")
-        if size is None:
+        if "binary_data_size" not in parameters:
             if "data" not in entry:
                 raise malformed(f"input '{name}': has neither 'data' nor the parameter 'binary_data_size'.")
-            feed[name] = array_from_json(name, entry["data"], dtype, shape, count)
+            feed[name] = array_from_json(name, entry["data"], dtype, shape, count, may_hold_booleans=may_hold_booleans)
             continue
         if "data" in entry:
             raise malformed(f"input '{name}': has both 'data' and the parameter 'binary_data_size'.")
+        size = parameters["binary_data_size"]
         if type(size) is not int or size != count * dtype.itemsize:
             raise malformed(
                 f"input '{name}': binary_data_size is {shown(size)}; shape {shown(shape)} of {entry['datatype']} takes "

@@ -26,7 +26,7 @@ def encode_response(
     """
     outputs: list[dict[str, Any]] = []
     binary: list[bytes | memoryview] = []
-    finite = True
+    in_json: list[Array] = []
     for wanted in request.outputs:
         spec, array = signature.outputs[wanted.index], results[wanted.index]
         entry: dict[str, Any] = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": array.shape}
@@ -34,13 +34,16 @@ def encode_response(
             entry["parameters"] = {"binary_data_size": array.nbytes}
             binary.append(bytes_of(array))
         else:
-            finite = finite and is_finite(array)
+            in_json.append(array)
             entry["data"] = json_values(array)
         outputs.append(entry)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id:
         document["id"] = request.id
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY) if finite else dumps_with_non_finite(document)
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    # orjson writes NaN and infinities as null, and nothing else here but a name could hold that word
+    if b"null" in head and not all(map(is_finite, in_json)):
+        head = dumps_with_non_finite(document)
     if not binary:
         return head, None
     return b"".join([head, *binary]), len(head)

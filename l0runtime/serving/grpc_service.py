@@ -53,13 +53,18 @@ _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})  # probes carry no toke
 
 
 class GrpcService:
-    """The handlers of `inference.GRPCInferenceService`."""
+    """The handlers of `inference.GRPCInferenceService`.
+
+    Attributes:
+        refuses: answer every call for inference with UNAVAILABLE from now on.
+    """
 
     def __init__(self, repository: ModelRepository, options: ServeOptions, log: EventLog) -> None:
         self._repository = repository
         self._token = TokenCheck(options.token)
         self._log, self._log_requests = log, options.log_requests
         self._messages = message_classes()
+        self.refuses = False
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a grpc server takes."""
@@ -120,6 +125,8 @@ class GrpcService:
         failure: RequestError | None = None
         content = b""
         try:
+            if self.refuses:
+                raise RequestError(503, "the server is shutting down.")
             self._check_token(context)
             message = _parsed(self._messages["ModelInferRequest"], data)
             model = self._repository.find(message.model_name)

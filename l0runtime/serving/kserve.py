@@ -10,6 +10,7 @@ from l0runtime.errors import OptionError
 # RFC 1123, as Kubernetes wants names that become part of a host's
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _URI = re.compile(r"(s3|gs|pvc|hdfs|webhdfs|https?|hf|oci)://[^\s'\"]+")
 
 
@@ -24,6 +25,8 @@ class ServiceOptions:
         concurrency: requests in work for each replica at which another is started.
         cpu, memory: for each replica, in Kubernetes' units.
         gpus: for each replica.
+        triton: tag of the Triton image. KServe's own default (23.05) has onnxruntime 1.15, which reads no more than
+            opset 19 and IR 9, less than torch exports today; 25.03 has 1.20.
     """
 
     name: str
@@ -34,6 +37,7 @@ class ServiceOptions:
     cpu: str = "1"
     memory: str = "2Gi"
     gpus: int = 0
+    triton: str = "25.03-py3"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -49,6 +53,8 @@ class ServiceOptions:
             )
         if self.concurrency < 1 or self.gpus < 0:
             raise OptionError(f"concurrency {self.concurrency}, gpus {self.gpus}: expected at least 1 and 0.")
+        if not _TAG.fullmatch(self.triton):
+            raise OptionError(f"Triton '{self.triton}': expected the tag of an image, such as 25.03-py3.")
         for kind, quantity in (("cpu", self.cpu), ("memory", self.memory)):
             if not _QUANTITY.fullmatch(quantity):
                 raise OptionError(f"{kind} '{quantity}': expected a quantity such as 500m, 2 or 4Gi.")
@@ -72,6 +78,7 @@ spec:
       modelFormat:
         name: triton
       runtime: kserve-tritonserver
+      runtimeVersion: '{options.triton}'
       protocolVersion: v2
       storageUri: '{options.storage_uri}'
       resources:

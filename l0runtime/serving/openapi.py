@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import ml_dtypes
+import numpy as np
 
 from l0runtime.machine import installed_version
 from l0runtime.serving.datatypes import DATATYPES
 from l0runtime.serving.models import ServedModel
+from l0runtime.serving.request import REFUSED_REQUEST, REFUSED_TENSOR
 from l0runtime.session.specs import TensorSpec
+
+_EXAMPLE_VALUES = 1024  # a longer example would bury the page
 
 _ERROR = {
     "type": "object",
@@ -107,7 +114,7 @@ def _inference(model: ServedModel, body_limit: int) -> dict[str, Any]:
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": {"type": "string"},
+            "id": {"type": ["string", "null"]},
             "inputs": {
                 "type": "array",
                 "items": {"oneOf": inputs} if len(inputs) != 1 else inputs[0],
@@ -115,23 +122,27 @@ def _inference(model: ServedModel, body_limit: int) -> dict[str, Any]:
                 "maxItems": len(inputs),
             },
             "outputs": {
-                "type": "array",
+                "type": ["array", "null"],
+                "description": "All, if there are none; each at most once.",
+                "maxItems": len(signature.outputs),
                 "items": {
                     "type": "object",
                     "required": ["name"],
                     "properties": {
                         "name": {"enum": [spec.name for spec in signature.outputs]},
-                        "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
+                        "parameters": _parameters(
+                            {"binary_data": {"type": "boolean"}}, REFUSED_TENSOR | {"classification"}
+                        ),
                     },
                 },
             },
-            "parameters": {
-                "type": "object",
-                "properties": {
+            "parameters": _parameters(
+                {
                     "binary_data_output": {"type": "boolean"},
                     "timeout": {"type": "integer", "minimum": 0, "description": "microseconds"},
                 },
-            },
+                REFUSED_REQUEST,
+            ),
         },
     }
     answer = {
@@ -145,9 +156,16 @@ def _inference(model: ServedModel, body_limit: int) -> dict[str, Any]:
         },
     }
     binary = {"schema": {"type": "string", "format": "binary"}}
+    content: dict[str, Any] = {"schema": request}
+    example = _example(signature.inputs)
+    if example is not None:
+        content["example"] = example
     return {
         "summary": f"Run the model on its inputs; the body has at most {body_limit} bytes.",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "description": "Values may also follow the JSON as bytes: see the binary tensor data extension of the Open "
+        "Inference Protocol. Whatever the schema cannot say must hold too: 'data' has as many values as its shape, and "
+        "dimensions of one name are equal.",
+        "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
             "200": {
                 "description": "The outputs.",
@@ -159,7 +177,13 @@ def _inference(model: ServedModel, body_limit: int) -> dict[str, Any]:
 
 
 def _request_tensor(spec: TensorSpec) -> dict[str, Any]:
-    value = {"b": "boolean", "i": "integer", "u": "integer"}.get(spec.numpy_dtype.kind, "number")
+    data: dict[str, Any] = {
+        "type": "array",
+        "items": _value(spec),
+        "description": "Row by row; the lists may also be nested as the shape is.",
+    }
+    if all(isinstance(dim, int) for dim in spec.shape):
+        data["minItems"] = data["maxItems"] = math.prod(dim for dim in spec.shape if isinstance(dim, int))
     shape = [{"const": dim} if isinstance(dim, int) else {"type": "integer", "minimum": 0} for dim in spec.shape]
     return {
         "type": "object",
@@ -174,7 +198,40 @@ def _request_tensor(spec: TensorSpec) -> dict[str, Any]:
                 "minItems": len(shape),
                 "maxItems": len(shape),
             },
-            "data": {"type": "array", "items": {"type": value}},
-            "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
+            "data": data,
+            "parameters": _parameters({}, REFUSED_TENSOR | {"binary_data_size", "classification"}),
         },
     }
+
+
+def _value(spec: TensorSpec) -> dict[str, Any]:
+    """A number that the dtype can hold."""
+    dtype = spec.numpy_dtype
+    if dtype.kind == "b":
+        return {"type": "boolean"}
+    if dtype.kind in "iu":
+        return {"type": "integer", "minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    if dtype == np.float64:
+        return {"type": "number"}
+    # where numbers begin to be rounded to infinity: half a step beyond the largest
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    limit = float(info.max) + 2.0 ** (info.maxexp - 2 - info.nmant)
+    return {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
+
+
+def _parameters(known: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+    """Parameters that are known, some that must not be there, and any others, which are hints."""
+    return {"type": ["object", "null"], "properties": {**known, **dict.fromkeys(sorted(refused), False)}}
+
+
+def _example(inputs: Sequence[TensorSpec]) -> dict[str, Any] | None:
+    """A request of zeros, one row; None for large tensors."""
+    tensors = []
+    for spec in inputs:
+        shape = [dim if isinstance(dim, int) else 1 for dim in spec.shape]
+        if math.prod(shape) > _EXAMPLE_VALUES:
+            return None
+        zero = False if spec.numpy_dtype.kind == "b" else 0
+        data = [zero] * math.prod(shape)
+        tensors.append({"name": spec.name, "shape": shape, "datatype": DATATYPES[spec.dtype], "data": data})
+    return {"inputs": tensors}

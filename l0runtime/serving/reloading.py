@@ -8,12 +8,15 @@ unfit, the old revision answers: it lives in memory and needs its file no more.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from l0runtime.errors import L0RuntimeError
+from l0runtime.onnx_files import external_files
 from l0runtime.serving.logs import EventLog
 from l0runtime.serving.models import ModelRepository, ServedModel
 from l0runtime.serving.options import ServeOptions
-from l0runtime.serving.revision import FileState, load_revision
+from l0runtime.serving.revision import load_revision
+from l0runtime.serving.snapshot import FileState
 
 
 class Reloader:
@@ -23,6 +26,7 @@ class Reloader:
         self._repository, self._options, self._log = repository, options, log
         self._refused: dict[str, FileState] = {}
         self._seen: dict[str, FileState | None] = {}
+        self._data: dict[str, tuple[str, ...]] = {}  # data files of the file that was tried last
 
     async def watch(self) -> None:
         """Look at the files every `reload_s`, until cancelled."""
@@ -33,16 +37,17 @@ class Reloader:
     async def look(self) -> None:
         """Look once; a file is taken when it looks the same as the last time."""
         for model in self._repository.models.values():
-            state = FileState.of(model.path)
+            state = FileState.of(model.path, self._data.get(model.name, model.revision.data))
             at_rest = state is not None and self._seen.get(model.name) == state
             self._seen[model.name] = state
-            if not at_rest or state == model.revision.state or state == self._refused.get(model.name):
-                continue
-            assert state is not None
-            await self._exchange(model, state)
+            known = (model.revision.state, self._refused.get(model.name))
+            if at_rest and state not in known:
+                await self._exchange(model)
 
-    async def _exchange(self, model: ServedModel, state: FileState) -> None:
+    async def _exchange(self, model: ServedModel) -> None:
         loop = asyncio.get_running_loop()
+        self._data[model.name] = await loop.run_in_executor(None, _data_files, model.path)
+        state = FileState.of(model.path, self._data[model.name])
         try:
             revision = await loop.run_in_executor(None, load_revision, model.path, self._options)
         except L0RuntimeError as error:
@@ -57,6 +62,15 @@ class Reloader:
             model.metrics.reload_taken.inc()
             self._log.info("model_reloaded", model=model.name, version=model.number, path=str(model.path))
         else:
-            self._refused[model.name] = state
+            if state is not None:
+                self._refused[model.name] = state
             model.metrics.reload_refused.inc()
             self._log.error("reload_refused", model=model.name, serves=model.number, reason=refusal)
+
+
+def _data_files(path: Path) -> tuple[str, ...]:
+    """Names of a model's data files; none where it cannot be read, for whatever reason: loading it will say."""
+    try:
+        return tuple(external_files(path))
+    except Exception:
+        return ()

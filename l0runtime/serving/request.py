@@ -15,8 +15,8 @@ from l0runtime.session.arrays import Array
 from l0runtime.session.specs import TensorSpec
 
 # Parameters that would change what is computed or where it goes. The others (priorities and the like) are hints.
-_REFUSED_REQUEST = frozenset({"sequence_id", "sequence_start", "sequence_end"})
-_REFUSED_TENSOR = frozenset({"shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"})
+REFUSED_REQUEST = frozenset({"sequence_id", "sequence_start", "sequence_end"})
+REFUSED_TENSOR = frozenset({"shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"})
 
 
 class Signature:
@@ -130,14 +130,12 @@ def check_request_parameters(parameters: Mapping[str, object]) -> float | None:
     Raises:
         RequestError: a parameter asks for what is not served.
     """
-    for name in _REFUSED_REQUEST & parameters.keys():
+    for name in REFUSED_REQUEST & parameters.keys():
         raise malformed(f"parameter '{name}': sequences are not served; every request stands for itself.")
-    timeout = parameters.get("timeout")
-    if timeout is None or timeout == 0:
-        return None
+    timeout = parameters.get("timeout", 0)
     if type(timeout) is not int or timeout < 0:
         raise malformed(f"parameter 'timeout' is {shown(timeout)}, expected microseconds as a whole number.")
-    return timeout / 1e6
+    return timeout / 1e6 if timeout else None
 
 
 def check_tensor_parameters(kind: str, name: object, parameters: Mapping[str, object]) -> None:
@@ -146,7 +144,7 @@ def check_tensor_parameters(kind: str, name: object, parameters: Mapping[str, ob
     Raises:
         RequestError: shared memory, or classification.
     """
-    for found in _REFUSED_TENSOR & parameters.keys():
+    for found in REFUSED_TENSOR & parameters.keys():
         raise malformed(f"{kind} {shown(name)}: parameter '{found}': shared memory is not served; send the values.")
     if "classification" in parameters:
         raise malformed(f"{kind} {shown(name)}: parameter 'classification' is not served; sort the scores yourself.")

@@ -1,7 +1,7 @@
 """Is a model file fit to be served?
 
-A revision is one state of a file, loaded and tried: it ran on samples, and it is known whether requests may share a run
-(only if every row's answer is the same alone and in company).
+A revision is one state of a model's files, loaded and tried: it ran on samples, and it is known whether requests may
+share a run (only if every row's answer is the same alone and in company).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from l0runtime.errors import InputError, ModelFileError, UnsupportedModelError
-from l0runtime.onnx_files import check_model_path
+from l0runtime.errors import InputError, L0RuntimeError, ModelFileError, UnsupportedModelError
+from l0runtime.onnx_files import external_files
 from l0runtime.sample_inputs import sample_inputs
 from l0runtime.serving.datatypes import check_datatypes
 from l0runtime.serving.options import ServeOptions
 from l0runtime.serving.request import Signature
+from l0runtime.serving.snapshot import FileState, own_copy
 from l0runtime.session import Session, load
 from l0runtime.session.arrays import Array
 from l0runtime.session.batches import Feed, RowGuard
@@ -30,37 +31,21 @@ _TRIED_ROWS = 4
 
 
 @dataclass(frozen=True)
-class FileState:
-    """What tells that a file was replaced or written to."""
-
-    inode: int
-    size: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileState | None:
-        """The state of a file, or None where there is none."""
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-@dataclass(frozen=True)
 class Revision:
     """One loaded and verified state of a model file.
 
     Attributes:
         session: the model.
         signature: its tensors.
-        state: of the file, before it was read.
+        data: names of the files beside it that hold its weights.
+        state: of all these files, before they were read.
         not_merged: why requests do not share runs; None if they do.
         verified: what was run before the first request.
     """
 
     session: Session
     signature: Signature
+    data: tuple[str, ...]
     state: FileState
     not_merged: str | None
     verified: str
@@ -74,23 +59,36 @@ def load_revision(path: Path, options: ServeOptions) -> Revision:
         DeviceError: the device is absent.
         UnsupportedModelError: it holds tensors that cannot be served, or fails on every sample.
     """
-    check_model_path(path)
-    state = FileState.of(path)
-    session = load(
-        path, device=options.device, threads=options.threads, spin=False, allow_cpu_nodes=options.allow_cpu_nodes
-    )
+    data = tuple(external_files(path))
+    state = FileState.of(path, data)
+    with own_copy(path, data) as own:
+        session = _session(path, own, options)
     check_datatypes(str(path), (*session.inputs, *session.outputs))
     samples = _sample(path, session)
-    if state is None or FileState.of(path) != state:
+    if state is None or FileState.of(path, data) != state:
         raise ModelFileError(f"{path}: was replaced while it was read; it is read again when it has come to rest.")
     signature = Signature(session.inputs, session.outputs)
     if samples is None:
         # Nothing is known of how its rows behave, so that nothing is merged.
         unknown = "no sample input could be made for its dynamic dimensions, so that nothing is known of its rows"
-        return Revision(session, signature, state, unknown, "loaded only: no sample input fits its dynamic dimensions")
+        return Revision(
+            session, signature, data, state, unknown, "loaded only: no sample input fits its dynamic dimensions"
+        )
     reason = _why_not_merged(session, samples)
     rows = len(next(iter(samples.values()), ()))
-    return Revision(session, signature, state, reason, f"ran on {rows} random rows")
+    return Revision(session, signature, data, state, reason, f"ran on {rows} random rows")
+
+
+def _session(path: Path, own: Path, options: ServeOptions) -> Session:
+    """The session of a copy, with errors that name the model itself."""
+    try:
+        return load(
+            own, device=options.device, threads=options.threads, spin=False, allow_cpu_nodes=options.allow_cpu_nodes
+        )
+    except L0RuntimeError as error:
+        if own == path:
+            raise
+        raise type(error)(str(error).replace(str(own), str(path))) from error
 
 
 def same_signature(before: Signature, after: Signature) -> str | None:
@@ -150,7 +148,7 @@ def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
 
 def _why_not_merged(session: Session, samples: Feed) -> str | None:
     try:
-        guard = RowGuard(session.inputs, session.outputs)
+        guard = RowGuard(session.inputs, session.outputs, session.metadata)
         guard.check(session.run_arrays, samples)
     except (UnsupportedModelError, InputError) as error:
         return str(error)

@@ -3,7 +3,7 @@
 Stopping, after SIGTERM:
 1. Readiness turns to no, and each answer ends its connection; new connections are still answered for `drain_s`, so
    that a balancer has time to notice.
-2. No connection is taken any more; what is in work is finished, for up to `shutdown_s`.
+2. No connection is taken any more, see `leaving`; what was sent is finished, for up to `shutdown_s`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from l0runtime.errors import OptionError
 from l0runtime.serving.access import check_tls_files
 from l0runtime.serving.connections import guarded_protocol, sweep_regularly
 from l0runtime.serving.grpc_service import GrpcService
+from l0runtime.serving.leaving import GRPC_REFUSAL_S, stop_listening
 from l0runtime.serving.logs import EventLog
 from l0runtime.serving.metrics import Metrics
 from l0runtime.serving.models import ModelRepository
@@ -31,6 +32,7 @@ from l0runtime.serving.options import ServeOptions
 from l0runtime.serving.reloading import Reloader
 from l0runtime.serving.rest import RestApp
 
+_OTHER_FILES = 256  # models, libraries, logs
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -63,6 +65,8 @@ class Server:
         self.grpc_address: str | None = None
         self.repository = ModelRepository({})
         self._grpc: Any = None
+        self._grpc_service: GrpcService | None = None
+        self._listening: socket.socket | None = None
         self._uvicorn: _Uvicorn | None = None
         self._uvicorn_task: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
@@ -112,21 +116,31 @@ class Server:
         self._log.info("stopping", drain=drain)
         self.repository.is_ready = False
         assert self._uvicorn is not None
-        assert self._uvicorn_task is not None
-        if drain and self._options.drain_s:
-            self._uvicorn.config.headers.append(("connection", "close"))
-            self._uvicorn.config.encoded_headers.append((b"connection", b"close"))
-            self._uvicorn.server_state.default_headers = list(self._uvicorn.config.encoded_headers)
+        self._uvicorn.config.encoded_headers.append((b"connection", b"close"))
+        self._uvicorn.server_state.default_headers = list(self._uvicorn.config.encoded_headers)
+        if drain:
             await asyncio.sleep(self._options.drain_s)
-        self._uvicorn.should_exit = True
-        if self._grpc is not None:
-            await self._grpc.stop(self._options.shutdown_s)
-        await self._uvicorn_task
+        await asyncio.gather(self._stop_rest(), self._stop_grpc())
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         self.repository.close()
         self._log.info("stopped")
+
+    async def _stop_rest(self) -> None:
+        assert self._uvicorn is not None
+        assert self._uvicorn_task is not None
+        assert self._listening is not None
+        await stop_listening(self._uvicorn, self._listening)
+        self._uvicorn.should_exit = True
+        await self._uvicorn_task
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is None or self._grpc_service is None:
+            return
+        self._grpc_service.refuses = True
+        await asyncio.sleep(GRPC_REFUSAL_S)
+        await self._grpc.stop(self._options.shutdown_s)
 
     async def _start_grpc(self, port: int, tls: tuple[bytes, bytes] | None) -> None:
         options = self._options
@@ -137,9 +151,14 @@ class Server:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", options.limits.head_bytes),
                 ("grpc.so_reuseport", 0),
+                # clients that connect and say nothing, that are gone without a word, and that ask no more
+                ("grpc.server_handshake_timeout_ms", max(1, round(options.limits.receive_s * 1e3))),
+                ("grpc.keepalive_time_ms", max(1, round(options.limits.idle_s * 1e3))),
+                ("grpc.max_connection_idle_ms", max(1, round(options.limits.idle_s * 1e3))),
             ],
         )
-        self._grpc.add_generic_rpc_handlers([GrpcService(self.repository, options, self._log).handler()])
+        self._grpc_service = GrpcService(self.repository, options, self._log)
+        self._grpc.add_generic_rpc_handlers([self._grpc_service.handler()])
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
             if tls is None:
@@ -153,6 +172,7 @@ class Server:
 
     async def _start_rest(self, listening: socket.socket, metrics: Metrics) -> None:
         options = self._options
+        self._listening = listening
         config = uvicorn.Config(
             RestApp(self.repository, options, self._log, metrics.page),
             http=guarded_protocol(options.limits),
@@ -164,7 +184,6 @@ class Server:
             date_header=False,
             proxy_headers=False,
             backlog=2048,
-            limit_concurrency=options.limits.connections,
             timeout_keep_alive=max(1, round(options.limits.idle_s)),
             timeout_graceful_shutdown=max(1, round(options.shutdown_s)),
             ssl_certfile=None if options.tls_certificate is None else str(options.tls_certificate),
@@ -186,6 +205,8 @@ class Server:
 
 async def serve(models: Mapping[str, Path], options: ServeOptions, log: EventLog | None = None) -> None:
     """Serve until SIGTERM, or SIGINT, which does not drain. A second signal ends at once."""
+    log = log or EventLog()
+    _raise_file_limit(options.limits.connections, log)
     loop = asyncio.get_running_loop()
     caught: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,6 +223,7 @@ async def serve(models: Mapping[str, Path], options: ServeOptions, log: EventLog
     again.cancel()
     if not stopping.done():
         stopping.cancel()
+        log.warning("stopped_at_once", reason="a second signal; what was in work is lost")
         return
     await stopping
 
@@ -216,6 +238,23 @@ def run_server(models: Mapping[str, Path], options: ServeOptions, log: EventLog 
     uvloop.run(serve(models, options, log))
 
 
+def _raise_file_limit(connections: int, log: EventLog) -> None:
+    """Ask the system for as many open files as connections need; say so where it does not give them."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return
+    wanted = 2 * connections + _OTHER_FILES  # over REST and over gRPC
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+        if given < wanted:
+            log.warning(
+                "few_open_files", wanted=wanted, given=given, advice="raise ulimit -n or lower --max-connections"
+            )
+
+
 def _listening_socket(options: ServeOptions) -> socket.socket:
     """A bound socket: the port is known, and taken, before any model is loaded.
 
@@ -227,6 +266,7 @@ def _listening_socket(options: ServeOptions) -> socket.socket:
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
+        found.setblocking(False)
         try:
             if sys.platform != "win32":
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

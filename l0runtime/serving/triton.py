@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from l0runtime.errors import ModelFileError, OptionError, UnsupportedModelError
-from l0runtime.onnx_files import read_model
+from l0runtime.errors import OptionError, UnsupportedModelError
+from l0runtime.onnx_files import external_files
 from l0runtime.serving.datatypes import DATATYPES
 from l0runtime.serving.options import ServeOptions
 from l0runtime.serving.revision import load_revision
@@ -73,11 +73,13 @@ class TritonModel:
         folder: of the model in the repository.
         max_batch: rows that Triton merges; 0 if it must not.
         not_merged: why not; None if it may.
+        widened: tensors [N] that Triton's clients see as [N, 1], since it has none without a dimension of their own.
     """
 
     folder: Path
     max_batch: int
     not_merged: str | None
+    widened: tuple[str, ...]
 
 
 def export_triton(
@@ -144,7 +146,8 @@ def export_triton(
     )
     gpu = revision.session.device.kind != "cpu"
     _write(model, folder, version, config, _python_model(gpu, batched) if backend == "python" else None)
-    return TritonModel(folder, rows, revision.not_merged)
+    widened = tuple(spec.name for spec in specs if not _dims(spec, batched=rows > 0))
+    return TritonModel(folder, rows, revision.not_merged, widened)
 
 
 def triton_config(
@@ -241,20 +244,3 @@ def _write(model: Path, folder: Path, version: int, config: str, python_model: s
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-
-
-def external_files(model: Path) -> list[str]:
-    """Files beside the model that hold its weights, as the model names them.
-
-    Raises:
-        ModelFileError: one lies outside the model's folder.
-    """
-    found = set()
-    for tensor in read_model(model, weights=False).graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                found.add(entry.value)
-    for location in found:
-        if not (model.parent / location).resolve().is_relative_to(model.parent.resolve()):
-            raise ModelFileError(f"{model}: its weights lie in '{location}', outside its folder. Write it again.")
-    return sorted(found)

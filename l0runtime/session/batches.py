@@ -1,18 +1,20 @@
 """How is a batch cut into sizes that a model should see: no larger than a limit, padded up to a bucket?
 
 Cutting and padding are right only if a model treats each row by itself. Declared shapes say which axis the rows are
-on; that rows do not mix is checked on the first batch: its first row must come out the same alone and in company.
+on; that rows do not mix is checked on the first batch: rows must come out the same alone and in company. Of a block
+that runs for some inputs only, such a trial may see nothing: the file says whether it may mix rows.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from l0runtime.conditional.metadata import read_conditional
 from l0runtime.errors import InputError, OptionError, UnsupportedModelError
 from l0runtime.session.arrays import Array
 from l0runtime.session.specs import TensorSpec
@@ -64,8 +66,10 @@ def check_options(max_batch: int | None, buckets: Sequence[int]) -> None:
     Raises:
         OptionError: a size below 1, buckets not ascending, or a limit above the largest bucket.
     """
-    if max_batch is not None and max_batch < 1:
-        raise OptionError(f"max_batch = {max_batch}: expected at least 1.")
+    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
+        raise OptionError(f"max_batch = {max_batch!r}: expected a whole number of at least 1.")
+    if not isinstance(buckets, Sequence) or not all(isinstance(bucket, int) for bucket in buckets):
+        raise OptionError(f"buckets = {buckets!r}: expected ascending sizes of at least 1, such as (1, 8, 32).")
     if any(bucket < 1 for bucket in buckets) or list(buckets) != sorted(set(buckets)):
         raise OptionError(f"buckets = {list(buckets)}: expected ascending sizes of at least 1, such as (1, 8, 32).")
     if max_batch is not None and buckets and max_batch > buckets[-1]:
@@ -77,11 +81,22 @@ class RowGuard:
 
     Args:
         inputs, outputs: of the model.
+        metadata: of the model, keys without prefix.
     Raises:
-        UnsupportedModelError: the declared shapes do not put rows first everywhere.
+        UnsupportedModelError: the declared shapes do not put rows first everywhere, or a conditional block may mix
+            rows.
     """
 
-    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], metadata: Mapping[str, str]
+    ) -> None:
+        blocks = read_conditional(metadata)
+        whole = next((block for block in blocks.blocks if block.form == "batch"), None) if blocks else None
+        if whole is not None:
+            raise UnsupportedModelError(
+                f"batches cannot be cut, padded or merged: block '{whole.name}', which runs for some inputs only, may "
+                "mix the rows of a batch. Load the model without max_batch and buckets, and do not batch it."
+            )
         first = {spec.shape[0] if spec.shape else 1 for spec in (*inputs, *outputs)}
         symbol = next(iter(first), None)
         if len(first) != 1 or not isinstance(symbol, str):
@@ -95,13 +110,14 @@ class RowGuard:
         self._lock = threading.Lock()
 
     def check(self, run: RunArrays, feed: Feed) -> None:
-        """Run the first row alone and among others.
+        """Run a few rows alone and together. All of them are compared: what runs from row to row (a cumulative sum) or
+        is ruled by one of them (a maximum) may well leave some rows as they are.
 
         Args:
             run: all outputs of a feed.
             feed: a batch; an empty one decides nothing.
         Raises:
-            UnsupportedModelError: the row came out differently.
+            UnsupportedModelError: a row came out differently.
         """
         if self._checked or not all(len(array) for array in feed.values()):
             return
@@ -112,8 +128,14 @@ class RowGuard:
                 name: np.concatenate([row, np.roll(row, 1, axis=-1), np.zeros_like(row), feed[name][-1:]])
                 for name, row in one.items()
             }
-            for name, alone, together in zip(self._names, run(one), run(crowd), strict=True):
-                if len(alone) != 1 or len(together) != 4 or not same_values(alone[0], together[0]):
+            alone = [run({name: rows[at : at + 1] for name, rows in crowd.items()}) for at in range(4)]
+            for name, *each, together in zip(self._names, *alone, run(crowd), strict=True):
+                row_shape = (1, *together.shape[1:])
+                if (
+                    len(together) != 4
+                    or any(found.shape != row_shape for found in each)
+                    or not same_values(np.concatenate(each), together)
+                ):
                     raise UnsupportedModelError(
                         f"batches cannot be cut, padded or merged: output '{name}' of a row depends on the other rows "
                         "of its batch. Load the model without max_batch and buckets, and do not batch it."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -84,7 +84,7 @@ class Session:
         self._needs_values = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))
         self._batching: Batching | None = None
         if max_batch is not None or buckets:
-            self._batching = Batching(RowGuard(self.inputs, self.outputs), max_batch, buckets)
+            self._batching = Batching(RowGuard(self.inputs, self.outputs, self.metadata), max_batch, buckets)
         self._plain_cpu = (
             self.device.memory == "cpu" and self._batching is None and self._graphs is None and not self._needs_values
         )
@@ -233,11 +233,14 @@ class Session:
         return names
 
     def _counted_run(self, inputs: Mapping[str, Any], names: list[str]) -> list[Any]:
+        return self._counted(inputs, lambda: self._run(inputs, names))
+
+    def _counted(self, inputs: Mapping[str, Any], run: Callable[[], list[Any]]) -> list[Any]:
         assert self._metrics is not None
         started = time.perf_counter()
         failure: Exception | None = None
         try:
-            return self._run(inputs, names)
+            return run()
         except Exception as error:
             failure = error
             raise
@@ -276,6 +279,12 @@ class Session:
         if self._graphs is not None and self._batching is not None:
             return self._run_pieces(self._batching, feed)
         return self._run_arrays(feed, self._names)
+
+    def run_batch(self, feed: dict[str, Array]) -> list[Any]:
+        """`run_arrays`, counted by the session's metrics: for a batch that was merged from requests."""
+        if self._metrics is None:
+            return self.run_arrays(feed)
+        return self._counted(feed, lambda: self.run_arrays(feed))
 
     def _run_pieces(self, batching: Batching, feed: dict[str, Array]) -> list[Any]:
         plainly = None if self._graphs is None else self._graphs.run_plainly

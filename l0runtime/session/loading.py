@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from l0runtime.errors import DeviceError, L0RuntimeError, ModelFileError, OptionError, UnsupportedModelError
-from l0runtime.onnx_files import check_model_path
+from l0runtime.onnx_files import check_model_path, read_model
 from l0runtime.session.batches import check_options
 from l0runtime.session.core import Session
 from l0runtime.session.devices import (
@@ -114,8 +114,8 @@ def load(
     if optimization not in _LEVELS:
         raise OptionError(f"optimization '{optimization}': expected {', '.join(_LEVELS)}.")
     for name, count in (("threads", threads), ("inter_op_threads", inter_op_threads), ("async_threads", async_threads)):
-        if count is not None and count < 1:
-            raise OptionError(f"{name} = {count}: expected at least 1.")
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise OptionError(f"{name} = {count!r}: expected a whole number of at least 1.")
     check_options(max_batch, buckets)
     check_precision(precision)
     _check_gpu_options(where, cuda_graphs=cuda_graphs, allow_cpu_nodes=allow_cpu_nodes, memory_limit=memory_limit)
@@ -130,19 +130,23 @@ def load(
         options |= memory_options(where, memory_limit)
     providers = provider_list(where, options)
     source = "model" if isinstance(path, bytes) else str(check_model_path(path))
-    if precision is not None:
-        path = with_precision(path, precision, source)
+    if cuda_graphs:
+        _check_no_branches(path, source)
     counted = None
     if count_blocks:
         if max_batch is not None or buckets:
             raise OptionError("count_blocks counts the samples of each run: leave out max_batch and buckets.")
-        from l0runtime.conditional.counting import CountingSession, with_decisions
+        from l0runtime.conditional.counting import CountingSession, with_decisions, work_of
 
+        counted = work_of(path)
+    if precision is not None:
+        path = with_precision(path, precision, source)
+    if count_blocks:
         if not isinstance(path, bytes):
             settings = {"session.model_external_initializers_file_folder_path": str(Path(path).parent)} | {
                 **(settings or {})
             }
-        path, counted = with_decisions(path)
+        path = with_decisions(path)
 
     import onnxruntime
 
@@ -192,6 +196,19 @@ def _check_gpu_options(device: Device, *, cuda_graphs: bool, allow_cpu_nodes: bo
         raise OptionError("memory_limit with device 'cpu': onnxruntime limits GPU memory only.")
     if memory_limit is not None and memory_limit < 1:
         raise OptionError(f"memory_limit = {memory_limit}: expected a number of bytes of at least 1.")
+
+
+def _check_no_branches(path: str | Path | bytes, source: str) -> None:
+    """A CUDA graph replays what was recorded; a model that branches on its inputs would take one path for ever."""
+    import onnx
+
+    proto = onnx.load_from_string(path) if isinstance(path, bytes) else read_model(path, weights=False)
+    for node in proto.graph.node:
+        if node.op_type in ("If", "Loop", "Scan"):
+            raise OptionError(
+                f"cuda_graphs: {source} branches on its inputs (node '{node.name}', {node.op_type}), and a CUDA graph "
+                "replays one path. Load it without cuda_graphs."
+            )
 
 
 def _check_graph_shapes(session: Session, buckets: Sequence[int]) -> None:

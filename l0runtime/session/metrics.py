@@ -2,7 +2,7 @@
 
 | metric | labels | meaning |
 |---|---|---|
-| l0runtime_session_runs_total | model, outcome | calls of run, by "ok" or the name of the error |
+| l0runtime_session_runs_total | model, outcome | calls of run, and merged batches, by "ok" or the error's name |
 | l0runtime_session_seconds | model | time of a call, from the inputs to the outputs |
 | l0runtime_session_rows | model | first dimension of the first input |
 """

@@ -27,6 +27,7 @@ class _Request:
     feed: Feed
     kind: Any
     rows: int
+    arrived: float
     deadline: float | None
     future: Future[dict[str, Any]] = field(default_factory=Future)
 
@@ -37,12 +38,13 @@ class _Request:
 
 
 class MicroBatcher:
-    """Merges concurrent requests to one session into batches.
+    """Merges concurrent requests to one session into batches, which the session's metrics count as its runs.
 
     Args:
         session: the model, with rows first in every input and output.
         max_batch: rows in a merged batch; a single larger request runs by itself.
-        max_delay_ms: how long an incomplete batch waits for company; 0 for not at all.
+        max_delay_ms: how long the first request of an incomplete batch waits for company, at most half of the time that
+            any of them has; 0 for not at all.
         max_queue: requests that may wait; one more is refused.
     Raises:
         UnsupportedModelError: the model's shapes do not allow it. Raised by the requests: the model mixes rows.
@@ -58,7 +60,7 @@ class MicroBatcher:
                 "expected at least 1, 1 and 0."
             )
         self._session = session
-        self._guard = RowGuard(session.inputs, session.outputs)
+        self._guard = RowGuard(session.inputs, session.outputs, session.metadata)
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay_ms / 1e3, max_queue
         self._queue: deque[_Request] = deque()
         self._changed = threading.Condition()
@@ -80,8 +82,8 @@ class MicroBatcher:
         sizes = {len(array) for array in feed.values()}
         if len(sizes) != 1:
             raise InputError(f"inputs have different numbers of rows: {sorted(sizes)}.")
-        deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1e3
-        request = _Request(feed, kind, sizes.pop(), deadline)
+        now = time.monotonic()
+        request = _Request(feed, kind, sizes.pop(), now, None if timeout_ms is None else now + timeout_ms / 1e3)
         with self._changed:
             if self._closed:
                 raise QueueFullError("the batcher is closed; it takes no more requests.")
@@ -123,10 +125,11 @@ class MicroBatcher:
                     return None
                 self._changed.wait()
             if self._max_delay:
-                end = time.monotonic() + self._max_delay
                 while sum(r.rows for r in self._queue) < self._max_batch and not self._closed:
-                    if not self._changed.wait(end - time.monotonic()):
+                    left = self._end_of_delay() - time.monotonic()
+                    if left <= 0:
                         break
+                    self._changed.wait(left)
             first = self._queue[0].key
             group: list[_Request] = []
             rows = 0
@@ -143,6 +146,16 @@ class MicroBatcher:
                 rows += request.rows
             return group
 
+    def _end_of_delay(self) -> float:
+        """When the batch must start: the first request has waited long enough, or one is near its deadline."""
+        first = self._queue[0].arrived
+        ends = [first + self._max_delay]
+        for request in self._queue:
+            if request.deadline is not None:
+                # in the middle of its time, as starting at the deadline itself would be too late
+                ends.append((request.arrived + request.deadline) / 2)
+        return min(ends)
+
     def _serve(self, group: list[_Request]) -> None:
         try:
             if len(group) > 1:
@@ -155,7 +168,7 @@ class MicroBatcher:
                     return
             else:
                 feed = group[0].feed
-            outputs = self._session.run_arrays(feed)
+            outputs = self._session.run_batch(feed)
         except Exception as error:
             if len(group) == 1:
                 group[0].future.set_exception(error)

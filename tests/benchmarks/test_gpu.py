@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.gpu import evidence, pieces
-from benchmarks.gpu.evidence import DRY, FULL, Evidence
+from benchmarks.gpu.evidence import DRY, FULL, SECTIONS, Evidence
 from benchmarks.gpu.table import write_table
 from benchmarks.gpu.timing import Timed, time_ways
 from benchmarks.native_width.networks import NETWORKS
 from l0runtime.machine import nvidia_gpus
-
-SECTIONS = ["correctness", "sweep", "speed_ups", "graphs", "native", "compiled"]
 
 
 def test_a_dry_run_goes_through_every_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "result.json"
     assert evidence.main(["--dry", "--out", str(out), "--folder", str(tmp_path / "models")]) == 0
     result = json.loads(out.read_text())
-    assert list(result["sections"]) == SECTIONS
+    assert list(result["sections"]) == list(SECTIONS)
     assert (result["errors"], result["wrong"], result["left_out"]) == (0, 0, [])
     assert result["what"] == "dry run on the CPU: these figures mean nothing"
     graph = result["sections"]["graphs"][0]
     assert graph["same"]
     assert {"run with graph", "bound with graph"} <= graph["ms"].keys()
+    skipping = result["sections"]["conditional"]
+    assert [row["batch"] for row in skipping] == [1, 2]
+    assert all(row["same"] and {"masked", "skipped", "half", "run"} == row["ms"].keys() for row in skipping)
+    assert all(0 <= row["break_even_rate"] <= 1 for row in skipping)
     table = out.with_suffix(".md").read_text()
     assert table == capsys.readouterr().out.removesuffix("\n")
     assert all(f"## {section}" in table for section in SECTIONS)
@@ -73,6 +76,17 @@ def test_a_case_without_time_is_listed_not_measured(tmp_path: Path) -> None:
     found = Evidence(tmp_path / "result.json", DRY, started=-1e6)
     found.measure("native", {"network": "LeNet-5", "batch": 1}, lambda: pytest.fail("measured"))
     assert (found.rows, found.left_out) == ({}, ["native LeNet-5 1"])
+
+
+def test_a_slow_section_leaves_time_for_those_behind_it(tmp_path: Path) -> None:
+    # 40 % of the time is gone: correctness may begin no more cases, the sweep may
+    started = time.perf_counter() - 0.4 * DRY.limit_seconds
+    found = Evidence(tmp_path / "result.json", DRY, started=started)
+    found.measure("correctness", {"network": "LeNet-5"}, lambda: pytest.fail("measured"))
+    found.measure("sweep", {"channels": 64}, lambda: {"ms": 1.0})
+    assert (list(found.rows), found.left_out) == (["sweep"], ["correctness LeNet-5"])
+    assert list(SECTIONS.values()) == sorted(SECTIONS.values())
+    assert max(SECTIONS.values()) == 1
 
 
 def test_the_full_run_covers_what_was_asked_for() -> None:

@@ -10,6 +10,7 @@ from cases import (  # noqa: F401
     corners,
     depth,
     elementwise,
+    elsewhere,
     formats,
     gate_forms,
     layout,
@@ -17,7 +18,9 @@ from cases import (  # noqa: F401
     normalization,
     pooling,
     quantised,
+    rare,
     recurrent,
+    silence,
     subgraphs,
 )
 from cases.table import CASES, Case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from cases.sandwich import dense
 from cases.table import case, gate, model, vector, weight
@@ -116,6 +117,37 @@ def attention_with_uneven_key_features(r):
     return attention(r, k="k = Mul(k0, gate)", gate=gate(r, 16, (1, 5, 6, 9, 12, 15)))
 
 
+@case(params=attention_params(12, 12))
+def attention_with_uneven_features_of_queries_keys_and_values(r):
+    """Some of the pairs are closed on the query's side, some on the key's, some outputs behind the values."""
+    return attention(
+        r, q="q = Mul(q0, zq)", k="k = Mul(k0, zk)", v="v = Mul(v0, zv)", o="m = Mul(merged, zo)",
+        zq=gate(r, 16, (1, 4)), zk=gate(r, 16, (4, 8, 14)), zv=gate(r, 16, (0, 5)), zo=gate(r, 16, (9, 15)),
+    )  # fmt: skip
+
+
+@case(params=attention_params(12, 12, 6) - 9 * 6)  # two key and value heads, each used by two query heads
+def grouped_query_attention_with_uneven_features(r):
+    repeat = "kk = Gather<axis=1>(k_h, twice)\n vv = Gather<axis=1>(v_h, twice)"
+    return attention(
+        r, k="k = Mul(k0, zk)", o="m = Mul(merged, zo)", kv_heads=2, repeat=repeat, kv_inputs=("kk", "vv"),
+        twice=[0, 0, 1, 1], zk=gate(r, 8, (1, 6)), zo=gate(r, 16, (2, 6, 8, 12, 13)),
+    )  # fmt: skip
+
+
+@case(equality="one feature of the values is added to before the projection: what is closed there still counts")
+def attention_with_an_offset_behind_uneven_values(r):
+    text = "m0 = Mul(merged, zo)\n m = Add(m0, off)"
+    return attention(r, o=text, zo=gate(r, 16, (2, 5, 8, 15)), off=vector(r, 16))
+
+
+@case(equality="the same features are read by an output of their own")
+def attention_whose_uneven_values_are_an_output(r):
+    made = attention(r, v="v = Mul(v0, gate)", gate=gate(r, 16, (0, 5, 6, 8, 11, 14)))
+    made.graph.output.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["N", "S", 16]))
+    return made
+
+
 @case(equality="a closed query head attends evenly: it still averages its values")
 def attention_with_closed_query_heads(r):
     return attention(r, q="q = Mul(q0, gate)", gate=heads_closed(r, 1, 2))
@@ -176,32 +208,92 @@ def grouped_query_attention_with_closed_value_features(r):
     return attention(r, v="v = Mul(v0, gate)", gate=np.tile(gate(r, 4, (0, 3)), 2), **GROUPED, **GROUPED_WEIGHTS)
 
 
-@case(params=attention_params(8, 8))
-def attention_over_one_joint_projection(r):
+def joint(r, divide, o="m = Identity(merged)", closed_values=(), inside_heads=False, **weights):
+    """Attention over one projection [8, 3 * 16]; `divide` makes q_h, k_h, v_h [N, 4, S, 4] of t5.
+
+    t5 is [3, N, 4, S, 4], or [N, 4, S, 3 * 4] where the parts lie inside the heads.
+    """
     n = HEADS * SIZE
+    w, b = weight(r, WIDTH, 3 * n), vector(r, 3 * n)
+    for h in closed_values:
+        first = (3 * h + 2) * SIZE if inside_heads else 2 * n + h * SIZE
+        w[:, first : first + SIZE] = 0
+        b[first : first + SIZE] = 0
+    if inside_heads:
+        return model(
+            f"""(float[N,S,8] x) => (float[N,S,8] y) {{
+                a0 = MatMul(x, w)
+                a = Add(b, a0)
+                r5 = Reshape(a, four)
+                t5 = Transpose<perm=[0,2,1,3]>(r5)
+                {divide}
+                kt = Transpose<perm=[0,1,3,2]>(k_h)
+                dots = MatMul(q_h, kt)
+                p = Softmax<axis=-1>(dots)
+                ctx = MatMul(p, v_h)
+                back = Transpose<perm=[0,2,1,3]>(ctx)
+                merged = Reshape(back, flat)
+                {o}
+                y0 = MatMul(m, wo)
+                y = Add(y0, bo)
+            }}""",
+            w=w, b=b, four=[0, 0, HEADS, 3 * SIZE], flat=[0, 0, n], wo=weight(r, n, WIDTH), bo=vector(r, WIDTH),
+            **weights,
+        )  # fmt: skip
     return model(
-        """(float[N,S,8] x) => (float[N,S,8] y) {
+        f"""(float[N,S,8] x) => (float[N,S,8] y) {{
             a0 = MatMul(x, w)
             a = Add(a0, b)
             r5 = Reshape(a, five)
             t5 = Transpose<perm=[2,0,3,1,4]>(r5)
-            q1, k1, v1 = Split<axis=0, num_outputs=3>(t5)
-            q_h = Squeeze(q1, zero)
-            k_h = Squeeze(k1, zero)
-            v_h = Squeeze(v1, zero)
+            {divide}
             kt = Transpose<perm=[0,1,3,2]>(k_h)
             dots = MatMul(q_h, kt)
             p = Softmax<axis=-1>(dots)
             ctx = MatMul(p, v_h)
             back = Transpose<perm=[0,2,1,3]>(ctx)
             merged = Reshape(back, flat)
-            m = Mul(merged, gate)
+            {o}
             y0 = MatMul(m, wo)
             y = Add(y0, bo)
-        }""",
-        w=weight(r, WIDTH, 3 * n), b=vector(r, 3 * n), five=[0, 0, 3, HEADS, SIZE], zero=[0], flat=[0, 0, n],
-        gate=heads_closed(r, 0, 2), wo=weight(r, n, WIDTH), bo=vector(r, WIDTH),
+        }}""",
+        w=w, b=b, five=[0, 0, 3, HEADS, SIZE], flat=[0, 0, n], wo=weight(r, n, WIDTH), bo=vector(r, WIDTH), **weights,
     )  # fmt: skip
+
+
+BY_SPLIT = """q1, k1, v1 = Split<axis=0, num_outputs=3>(t5)
+ q_h = Squeeze(q1, zero)\n k_h = Squeeze(k1, zero)\n v_h = Squeeze(v1, zero)"""
+BY_SLICE = """q1 = Slice(t5, zero, one, zero)\n k1 = Slice(t5, one, two, zero)\n v1 = Slice(t5, last, end, zero)
+ q_h = Squeeze(q1, zero)\n k_h = Squeeze(k1, zero)\n v_h = Squeeze(v1, zero)"""
+BY_GATHER = "q_h = Gather<axis=0>(t5, i0)\n k_h = Gather<axis=0>(t5, i1)\n v_h = Gather<axis=-5>(t5, i2)"
+
+
+@case(params=attention_params(8, 8))
+def attention_over_one_joint_projection(r):
+    return joint(r, BY_SPLIT, "m = Mul(merged, gate)", zero=[0], gate=heads_closed(r, 0, 2))
+
+
+@case(params=attention_params(8, 8))
+def joint_projection_divided_by_split_with_closed_values(r):
+    return joint(r, BY_SPLIT, closed_values=(0, 2), zero=[0])
+
+
+@case(params=attention_params(8, 8))
+def joint_projection_divided_by_slices_with_closed_values(r):
+    ends = {"zero": [0], "one": [1], "two": [2], "last": [-1], "end": [9223372036854775807]}
+    return joint(r, BY_SLICE, closed_values=(1, 2), **ends)
+
+
+@case(params=attention_params(8, 8))
+def joint_projection_divided_inside_each_head_with_closed_values(r):
+    divide = "q_h, k_h, v_h = Split<axis=-1, num_outputs=3>(t5)"
+    return joint(r, divide, closed_values=(0, 2), inside_heads=True)
+
+
+@case(params=attention_params(8, 8))
+def joint_projection_divided_by_gathers_with_closed_values(r):
+    index = {f"i{number}": np.array(value, np.int64) for number, value in enumerate((0, 1, -1))}
+    return joint(r, BY_GATHER, closed_values=(0, 3), **index)
 
 
 def fused(r, rank=3, kv_heads=HEADS, o="m = Identity(ctx)", v="v = Identity(v0)", **weights):

@@ -378,3 +378,104 @@ def mean_over_the_rows_of_maps_that_do_not_depend_on_the_input(r):
         }}""",
         w1=w1, b1=1 + np.abs(vector(r, 8)), w2=weight(r, 8, 1, 3, 3), rows=[2], w3=weight(r, 4, 8, 1, 1),
     )  # fmt: skip
+
+
+@case(params=6 * 8 + 8 + 2 * (4 * 4 + 4) + 2 * 4 * 3 * 3)
+def channel_shuffle_of_maps_that_do_not_depend_on_the_input(r):
+    """ShuffleNet with a closed branch: its maps pass a Concat, a shuffle and a Split on their way to two readers.
+
+    Channels 8 to 15 are maps. The first half of the shuffled channels holds 0 to 3 and 8 to 11, the second the rest.
+    """
+    return model(
+        f"""(float[N,6,8,8] x) => (float[N,4,8,8] y) {{
+            {conv('e', 'x', 'w1, b1', 'pads=[0,0,0,0]')}
+            a1 = Relu(e)
+            {conv('d', 'x', 'w2, b2', 'pads=[0,0,0,0]')}
+            {conv('dw', 'd', 'w3, b3', 'pads=[1,1,1,1], group=8')}
+            a2 = Relu(dw)
+            c = Concat<axis=1>(a1, a2)
+            s = Gather<axis=1>(c, order)
+            p, q = Split<axis=1, num_outputs=2>(s)
+            {conv('u', 'p', 'w4, b4', 'pads=[0,0,0,0]')}
+            {conv('v', 'q', 'w5, b5', 'pads=[0,0,0,0]')}
+            y = Mul(u, v)
+        }}""",
+        w1=weight(r, 8, 6, 1, 1), b1=vector(r, 8), w2=np.zeros((8, 6, 1, 1), np.float32), b2=vector(r, 8),
+        w3=weight(r, 8, 1, 3, 3), b3=1 + np.abs(vector(r, 8)),
+        order=[0, 8, 1, 9, 2, 10, 3, 11, 15, 7, 14, 6, 13, 5, 12, 4],
+        w4=weight(r, 4, 8, 1, 1), b4=vector(r, 4), w5=weight(r, 4, 8, 1, 1), b5=vector(r, 4),
+    )  # fmt: skip
+
+
+@case(params=8 * 6 + 8 + 8 * 9 + 8 + (8 * 4 + 4) + 9 * 4)
+def tokens_of_maps_that_do_not_depend_on_the_input(r):
+    """PVT's feed-forward layer: zero features with live biases, a padded depthwise convolution among tokens, SiLU.
+
+    Behind the convolution the 8 closed features are maps, which the last layer adds for each of its 8 x 8 tokens; they
+    differ at the border alone, in 9 ways.
+    """
+    w1 = weight(r, 6, 16)
+    w1[:, 3:11] = 0
+    return model(
+        f"""(float[N,64,6] x) => (float[N,64,4] y) {{
+            h0 = MatMul(x, w1)
+            h = Add(h0, b1)
+            t = Transpose<perm=[0,2,1]>(h)
+            p = Reshape(t, image)
+            {conv('d', 'p', 'w2, b2', 'pads=[1,1,1,1], group=16')}
+            f = Reshape(d, flat)
+            u = Transpose<perm=[0,2,1]>(f)
+            s = Sigmoid(u)
+            a = Mul(s, u)
+            y0 = MatMul(a, w3)
+            y = Add(y0, b3)
+        }}""",
+        w1=w1, b1=1 + np.abs(vector(r, 16)), image=[0, 16, 8, 8], w2=weight(r, 16, 1, 3, 3), b2=vector(r, 16),
+        flat=[0, 16, 64], w3=weight(r, 16, 4), b3=vector(r, 4),
+    )  # fmt: skip
+
+
+@case(params=2 * (8 * 6 + 8) + 8 * 9 + (8 * 4) + 9 * 4)
+def tokens_of_which_some_are_never_read_and_some_features_are_maps(r):
+    """As above, with an offset per feature in front of the product of two branches, and 60 of 64 tokens read."""
+    w1, w4 = weight(r, 6, 16), weight(r, 6, 16)
+    w1[:, 3:11] = 0
+    w4[:, 3:11] = 0
+    return model(
+        f"""(float[N,64,6] x) => (float[N,60,4] y) {{
+            h0 = MatMul(x, w1)
+            h = Add(h0, b1)
+            t = Transpose<perm=[0,2,1]>(h)
+            p = Reshape(t, image)
+            {conv('d', 'p', 'w2', 'pads=[1,1,1,1], group=16')}
+            f = Reshape(d, flat)
+            u = Transpose<perm=[0,2,1]>(f)
+            v0 = MatMul(x, w4)
+            v = Add(v0, b4)
+            a = Mul(v, u)
+            y0 = MatMul(a, w3)
+            y = Slice(y0, start, end, tokens)
+        }}""",
+        w1=w1, b1=1 + np.abs(vector(r, 16)), image=[0, 16, 8, 8], w2=weight(r, 16, 1, 3, 3), w4=w4, b4=vector(r, 16),
+        flat=[0, 16, 64], w3=weight(r, 16, 4), start=[1], end=[61], tokens=[1],
+    )  # fmt: skip
+
+
+@case(params=4 * 8 + 4 + 4)
+def closed_branch_behind_views_that_have_no_shorter_form(r):
+    """CoAtNet's attention among pixels: heads are split and merged by views, and the projection is closed."""
+    return model(
+        f"""(float[N,8,6,6] x) => (float[N,4,6,6] y) {{
+            {conv('k', 'x', 'w1, b1', 'pads=[0,0,0,0]')}
+            h = Reshape(k, heads)
+            t = Transpose<perm=[0,1,3,2]>(h)
+            s = Softmax<axis=-1>(t)
+            u = Transpose<perm=[0,1,3,2]>(s)
+            m = Reshape(u, image)
+            {conv('p', 'm', 'w2, b2', 'pads=[0,0,0,0]')}
+            {conv('c', 'x', 'w3, b3', 'pads=[0,0,0,0]')}
+            y = Add(c, p)
+        }}""",
+        w1=weight(r, 24, 8, 1, 1), b1=vector(r, 24), heads=[0, 2, 12, 36], image=[0, 24, 6, 6],
+        w2=np.zeros((4, 24, 1, 1), np.float32), b2=vector(r, 4), w3=weight(r, 4, 8, 1, 1), b3=vector(r, 4),
+    )  # fmt: skip

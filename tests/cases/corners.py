@@ -702,3 +702,19 @@ def constant_units_times_their_own_sigmoid(r):
         }""",
         w1=weight(r, 6, 8), gate=np.zeros(8, np.float32), b1=vector(r, 8), w2=weight(r, 8, 3),
     )  # fmt: skip
+
+
+@case(equality="one value is listed as an output twice, and a copy of it once more")
+def output_that_is_listed_twice(r):
+    made = dense(r, "m = Sigmoid(g)")
+    made.graph.node.append(onnx.helper.make_node("Identity", ["y"], ["z"]))
+    z = onnx.ValueInfoProto()
+    z.CopyFrom(made.graph.output[0])
+    z.name = "z"
+    made.graph.output.extend([made.graph.output[0], z, z])
+    return made
+
+
+@case(params=DENSE_LIVE)
+def split_with_an_empty_part_that_is_read(r):
+    return dense(r, "nothing, all = Split<axis=1>(g, sizes)\n m = Concat<axis=1>(all, nothing)", sizes=[0, 8])

@@ -316,3 +316,29 @@ def gated_value_put_into_a_sequence(r):
 @case(equality="random numbers would differ, their shape alone is used")
 def shape_of_the_gated_value_fills_a_constant(r):
     return dense(r, "s = Shape(g)\n c = ConstantOfShape<value = float[1] {0.5}>(s)\n m = Add(g, c)")
+
+
+@case(params=DENSE_LIVE)
+def outputs_of_which_one_is_a_copy_of_the_other(r):
+    made = dense(r, "m = Sigmoid(g)")
+    made.graph.node.append(onnx.helper.make_node("Identity", ["y"], ["z"]))
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(made.graph.output[0])
+    copy.name = "z"
+    made.graph.output.append(copy)
+    return made
+
+
+@case(equality="an output is declared with named sizes that its readers know as numbers")
+def output_with_names_for_sizes_that_are_known(r):
+    return model(
+        """(float[N,3,5,6] x) => (float[N,8,U,V] g, float[N,4,P,Q] y) {
+            h = Conv<pads=[1,1,1,1]>(x, w1, b1)
+            g = Mul(h, gate)
+            n = BatchNormalization(g, n_s, n_b, n_m, n_v)
+            a = Relu(n)
+            y = Conv<pads=[1,1,1,1]>(a, w2, b2)
+        }""",
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=gate(r, 8).reshape(-1, 1, 1), w2=weight(r, 4, 8, 3, 3),
+        b2=vector(r, 4), **batch_norm(r, 8, "n"),
+    )  # fmt: skip

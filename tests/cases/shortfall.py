@@ -6,12 +6,10 @@ Names of cases to the reason; the test of a case that improves fails until its l
 from __future__ import annotations
 
 _GATE_STAYS = "what goes goes, but the values of the open gates stay as a product: it is not folded through here"
-_SHAPE = "the shape of the pruned axis is read as a value, so the axis stays until a second compaction"
 
 SHORTFALL: dict[str, str] = {
     **dict.fromkeys(
         (
-            "attention_with_a_gate_per_head",
             "embedding_whose_features_are_gated",
             "product_of_two_branches_closed_in_different_places",
             "outer_sum_of_a_vector_and_rows",
@@ -20,9 +18,6 @@ SHORTFALL: dict[str, str] = {
         ),
         _GATE_STAYS,
     ),
-    **dict.fromkeys(("reshape_by_the_shape_of_the_pruned_axis", "resize_to_a_computed_size"), _SHAPE),
-    "attention_with_uneven_value_features": "the features of a head are one axis for all heads: none is permuted",
-    "attention_with_uneven_key_features": "the features of a head are one axis for all heads: none is permuted",
     "one_activation_against_two_weights_by_broadcasting": "constants meet a weight with a batch dimension",
     "one_initializer_that_is_bias_and_offset": "the offset keeps its own copy of the vector",
     "concat_along_rows": "the constants of one part differ from those of the other",

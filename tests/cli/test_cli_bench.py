@@ -58,6 +58,16 @@ def test_a_missing_device_is_refused_with_code_1(model: str) -> None:
         (["--margin", "2 percent"], 2, "error: --margin 2 percent: expected a fraction such as 2% or 0.02.\n"),
         (["--dim", "L"], 2, "error: --dim L: expected NAME=VALUE.\n"),
         (["--shape", "x=1xL"], 2, "error: --shape x=1xL: 'L' is no whole number.\n"),
+        (
+            ["--rates", "0,50", "--profile"],
+            2,
+            "error: --profile with --rates: nodes are not profiled at driven rates. Leave one out.\n",
+        ),
+        (
+            ["--dim", "L=2", "--csv", "absent/x.csv"],
+            2,
+            "error: --csv absent/x.csv: there is no folder absent. Create it first.\n",
+        ),
         (["--dim", "Q=1"], 1, "error: size given for dimension 'Q': the model's dynamic dimensions are 'L', 'N'.\n"),
     ],
 )

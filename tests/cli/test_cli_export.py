@@ -46,6 +46,13 @@ def test_that_requests_are_not_merged_is_said() -> None:
     assert text.startswith("requests are not merged: ")
 
 
+def test_tensors_that_triton_widens_are_named() -> None:
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] a, float[N,1] b) => (float[N] y) { y = Neg (a) }'
+    onnx.save(onnx.parser.parse_model(text), "flat.onnx")
+    code, _, text = run("triton", "flat.onnx", "--repo", "repo", "--device", "cpu")
+    assert (code, text) == (0, "Triton's clients send and get a, y with the shape [N, 1]\n")
+
+
 def test_an_inference_service_is_written() -> None:
     assert run("kserve", "my_model.onnx", "--storage-uri", "pvc://models/repo", "--output", "service.yaml") == (
         0,

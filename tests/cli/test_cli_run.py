@@ -9,6 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 from click.testing import CliRunner
+from conditional_graphs import choose, conditional_file, normal, residual
 
 from l0runtime.cli import main
 
@@ -41,6 +42,20 @@ def test_an_npz_file_or_named_files_feed_several_inputs() -> None:
     assert np.load("out.npz")["total"].tolist() == [[4, 6]]
     assert run("sum.onnx", "--input", "a=one.npy", "--input", "b=one.npy", "--output", "out.npz")[0] == 0
     assert np.load("out.npz")["total"].tolist() == [[2, 4]]
+
+
+def test_what_a_conditional_model_spent_is_said_if_asked_for() -> None:
+    conditional_file(Path("model.onnx"), residual())
+    np.savez("feed.npz", x=normal(4, 4, 5, 5), k=choose(4, 0.25))
+    code, printed, _ = run("model.onnx", "--input", "feed.npz", "--output", "out.npz", "--spent")
+    assert code == 0
+    macs = 2 * 25 * 4 * 4 * 9  # of one sample: two 3x3 convolutions of 4 channels on 5 x 5 pixels
+    assert printed == f"y: float32 [4, 4, 5, 5]\n4 samples in 1 runs: {macs:,} MACs, 25% of masked; f 25%\n"
+    assert np.load("out.npz").files == ["y"]
+    code, _, error = run("neg.onnx", "--input", "one.npy", "--output", "none.npz", "--spent")
+    assert code == 1
+    assert error.startswith("error: neg.onnx: has no conditional blocks to count.")
+    assert not Path("none.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,14 @@ def test_options_reach_the_server(served: list[Any], tmp_path: Path) -> None:
     assert run(
         *("m=x.onnx", "--device", "cpu", "--port", "9000", "--no-grpc", "--token-file", str(tmp_path / "token")),
         *("--max-body", "1000", "--max-queue", "5", "--deadline", "2.5", "--reload", "0"),
+        *("--idle-timeout", "90", "--max-connections", "7", "--drain", "0", "--receive-timeout", "3"),
     ) == (0, "")
     ((models, options),) = served
     assert models == {"m": Path("x.onnx")}
     assert (options.port, options.grpc_port, options.token, options.reload_s) == (9000, None, "abc", 0)
-    assert (options.limits.body_bytes, options.limits.queue, options.limits.deadline_s) == (1000, 5, 2.5)
+    limits = options.limits
+    assert (limits.body_bytes, limits.queue, limits.deadline_s) == (1000, 5, 2.5)
+    assert (limits.idle_s, limits.connections, options.drain_s, limits.receive_s) == (90, 7, 0, 3)
 
 
 def test_the_token_may_come_from_the_environment(served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

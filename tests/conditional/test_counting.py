@@ -6,10 +6,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from conditional_graphs import choose, conditional_file, nested, normal, residual, run
+from conditional_graphs import choose, conditional_file, inferred, nested, normal, residual, run
+from small_graphs import graph
 
 import l0runtime
+from converters.compaction import compact
 from l0runtime.conditional import ConditionalBlock, ConditionalModel, Executions
 from l0runtime.conditional.counting import CountingSession
 from l0runtime.conditional.executions import count_decisions
@@ -57,6 +60,67 @@ def test_rates_and_macs_are_counted_over_all_runs(path: Path) -> None:
     assert session.executions.samples == 0
 
 
+def test_a_model_of_one_input_is_counted_by_every_way_of_calling_it(tmp_path: Path) -> None:
+    """Plain arrays for one input take the shortest way through a session; it must not pass the counter by."""
+    masked = inferred(
+        graph(
+            """(float[N,4,5,5] x) => (float[N,4,5,5] y) {
+                p = ReduceMean<keepdims=1>(x, all)  g = Relu(p)
+                f = Conv<pads=[1,1,1,1]>(x, w)  m = Mul(f, g)  y = Add(x, m)
+            }""",
+            all=ALL,
+            w=normal(4, 4, 3, 3),
+        )
+    )
+    conditional_file(tmp_path / "model.onnx", masked)
+    session = load(tmp_path / "model.onnx")
+    x = normal(8, 4, 5, 5) + np.array([2, -2, -2, 2, 2, -2, -2, -2], np.float32).reshape(8, 1, 1, 1)
+    runs = int((x.mean((1, 2, 3)) > 0).sum())
+    assert runs == 3
+    for number, call in enumerate((session.run, session.run_counted, lambda feed: session(feed["x"])), start=1):
+        call({"x": x})
+        assert session.executions.wanted == (number * runs,)
+
+
+def test_work_is_that_of_the_shapes_of_each_request(tmp_path: Path) -> None:
+    plain = graph(
+        """(float[N,4,H,W] x) => (float[N,4,H,W] y) {
+            p = ReduceMean<keepdims=1>(x, all)  g = Relu(p)
+            f = Conv<pads=[1,1,1,1]>(x, w)  m = Mul(f, g)  s = Add(x, m)  y = Conv(s, v)
+        }""",
+        all=ALL,
+        w=normal(4, 4, 3, 3),
+        v=normal(4, 4, 1, 1),
+    )
+    masked = ir.to_proto(compact(ir.from_proto(plain)).model)  # knows that a padded Conv keeps H and W
+    conditional_file(tmp_path / "model.onnx", masked)
+    session = load(tmp_path / "model.onnx")
+    for height, width in ((5, 5), (7, 9)):
+        x = normal(6, 4, height, width)
+        runs = int((x.mean((1, 2, 3)) > 0).sum())
+        _, found = session.run_counted({"x": x})
+        per_pixel = 6 * 16 + runs * 9 * 16
+        assert (found.macs, found.macs_masked) == (height * width * per_pixel, height * width * 6 * (16 + 9 * 16))
+
+
+def test_work_does_not_depend_on_the_precision(tmp_path: Path) -> None:
+    plain = graph(
+        """(float[N,4,H,W] x) => (float[N,4,H,W] y) {
+            p = ReduceMean<keepdims=1>(x, all)  g = Relu(p)
+            f = Conv<pads=[1,1,1,1]>(x, w)  m = Mul(f, g)  y = Add(x, m)
+        }""",
+        all=ALL,
+        w=normal(4, 4, 3, 3),
+    )
+    conditional_file(tmp_path / "model.onnx", ir.to_proto(compact(ir.from_proto(plain)).model))
+    x = np.full((3, 4, 6, 6), 0.5, np.float32)
+    for precision in (None, "float16"):
+        session = l0runtime.load(tmp_path / "model.onnx", device="cpu", precision=precision, count_blocks=True)
+        assert isinstance(session, CountingSession)
+        _, found = session.run_counted({"x": x})
+        assert (found.wanted, found.macs) == ((3,), 3 * 36 * 9 * 16)
+
+
 def test_each_request_can_be_asked_for_its_own(path: Path) -> None:
     session = load(path)
     outputs, found = session.run_counted({"x": normal(4, 4, 5, 5), "k": choose(4, 0.5)})
@@ -87,13 +151,12 @@ def l0runtime_output(name: str) -> object:
 
 def test_a_block_that_runs_whole_is_paid_for_by_all() -> None:
     blocks = tuple(
-        ConditionalBlock(name, name, name, "", form, parent, True, True, macs, 0, 0)
+        ConditionalBlock(name, name, name, "", form, parent, True, True, macs, 0, 0, f"{name}.If")
         for name, form, parent, macs in (("a", "samples", None, 10), ("b", "batch", 0, 100), ("c", "batch", None, 1000))
     )
     model = ConditionalModel(blocks, 7)
     found = count_decisions(model, [np.array([1, 1, 0, 1]), np.array([0, 1, 0, 0]), np.zeros(4)])
-    assert found == Executions(model, 4, (3, 1, 0), (3, 3, 0))
-    assert found.macs == 4 * 7 + 3 * 10 + 3 * 100
+    assert found == Executions(model, 4, (3, 1, 0), (3, 3, 0), 4 * 7 + 3 * 10 + 3 * 100, 4 * (7 + 1110))
 
 
 def test_requests_that_a_batcher_merges_each_get_their_own_answer(path: Path) -> None:

@@ -14,12 +14,12 @@ from l0runtime.cli import main
 from l0runtime.cli.rates import parse_rates
 from l0runtime.conditional import ConditionalBlock, ConditionalModel
 from l0runtime.conditional.sweep import RatePoint, choose, sweep_rates
-from l0runtime.errors import OptionError, UnsupportedModelError
+from l0runtime.errors import InputError, OptionError, UnsupportedModelError
 
 MODEL = ConditionalModel(
     (
-        ConditionalBlock("a", "ga", "da", "", "samples", None, True, True, 100, 1, 0),
-        ConditionalBlock("b", "gb", "db", "", "samples", 0, False, True, 10, 1, 0),
+        ConditionalBlock("a", "ga", "da", "", "samples", None, True, True, 100, 1, 0, "a.If"),
+        ConditionalBlock("b", "gb", "db", "", "samples", 0, False, True, 10, 1, 0, "b.If"),
     ),
     7,
 )
@@ -62,6 +62,40 @@ def test_the_command_prints_every_rate(tmp_path: Path) -> None:
     assert [(point["batch"], point["rate"]) for point in points] == [(n, r) for n in (1, 2) for r in (0, 0.5, 1)]
     result = CliRunner().invoke(main, arguments)
     assert "MACs per sample" in result.stdout
+
+
+def test_a_whole_shape_says_nothing_of_the_batch(tmp_path: Path) -> None:
+    conditional_file(tmp_path / "model.onnx", residual())
+    shapes = {"x": (1, 4, 5, 5), "k": (1, 1, 1, 1)}
+    points = sweep_rates(tmp_path / "model.onnx", batches=[3], rates=[], seconds=0.0, shapes=shapes)
+    assert [(point.batch, point.rate, point.macs) for point in points] == [(3, 0.0, 0), (3, 1.0, 2 * 25 * 4 * 4 * 9)]
+
+
+def test_rates_are_written_as_csv_and_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    conditional_file(tmp_path / "model.onnx", residual())
+    arguments = ["bench", str(tmp_path / "model.onnx"), "--against", str(tmp_path / "masked_model.onnx")]
+    arguments += ["--device", "cpu", "--rates", "50", "--seconds", "0.1", "--batch", "1,2"]
+    files = ["--csv", str(tmp_path / "rates.csv"), "--plot", str(tmp_path / "rates.png")]
+    result = CliRunner().invoke(main, [*arguments, *files])
+    assert result.exit_code == 0, result.output
+    head, *lines = (tmp_path / "rates.csv").read_text().splitlines()
+    assert head == "batch,rate,macs,conditional_ms,masked_ms,line_ms,over_line"
+    assert [line.split(",")[:2] for line in lines] == [[n, r] for n in ("1", "2") for r in ("0.0", "0.5", "1.0")]
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    result = CliRunner().invoke(main, [*arguments, "--profile"])
+    assert result.exit_code == 2
+    assert "--profile with --rates: nodes are not profiled at driven rates. Leave one out." in result.stderr
+
+
+def test_a_model_for_a_batch_of_one_is_not_timed_at_two(tmp_path: Path) -> None:
+    conditional_file(tmp_path / "model.onnx", residual(batch=1))
+    with pytest.raises(InputError) as caught:
+        sweep_rates(tmp_path / "model.onnx", batches=[2], seconds=0.0)
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.onnx'}: batch 2: its inputs have the fixed first dimension 1. Export the model with a "
+        "dynamic batch, or bench that size."
+    )
 
 
 def test_a_model_without_blocks_has_no_rate(tmp_path: Path) -> None:

@@ -12,12 +12,17 @@ import converters
 
 def test_public_names_are_these_and_all_resolve() -> None:
     assert converters.__all__ == [
+        "CompactedModule",
         "GatedModel",
         "Inspection",
         "Report",
+        "Shrinkage",
+        "Shrinker",
         "Verification",
+        "compact_module",
         "convert",
         "inspect",
+        "shrink",
         "verify",
     ]
     for name in converters.__all__:
@@ -29,7 +34,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         _ = converters.prune
     assert str(caught.value) == (
         "module 'converters' has no attribute 'prune'; it has "
-        "GatedModel, Inspection, Report, Verification, convert, inspect, verify"
+        "CompactedModule, GatedModel, Inspection, Report, Shrinkage, Shrinker, Verification, compact_module, convert, "
+        "inspect, shrink, verify"
     )
 
 

@@ -351,3 +351,14 @@ def test_the_outputs_of_a_grouped_transposed_convolution_are_refused() -> None:
         "0: the outputs of a grouped convolution (groups=2) share no column of its weight; gate its inputs or the "
         "layer behind."
     )
+
+
+def test_detaching_a_copy_leaves_the_original_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    x = torch.randn(2, 3, 8, 8)
+    attach(model.eval(), "auto", x)
+    expected = model(x)
+    twin = copy.deepcopy(model)
+    detach(twin)
+    torch.testing.assert_close(twin(x), expected)
+    torch.testing.assert_close(model(x), expected)

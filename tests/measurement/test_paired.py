@@ -84,18 +84,29 @@ def test_shapes_of_the_samples_follow_the_plan() -> None:
 
 
 def synthetic(clock: str) -> Samples:
-    # wall: dropped calls take 1000 ms, then 3 and 2 ms, the candidate's 1.5 and 1 ms; processor: 4 against 1 ms
-    wall = {role: np.tile([1000.0, 3.0, 2.0], (6, 2, 1)) for role in ROLES}
-    wall[CANDIDATE] = np.tile([1000.0, 1.5, 1.0], (6, 2, 1))
+    # wall: dropped calls take 1000 ms, then 3, 9 and 1 ms (faster half: 2), the candidate's half of that;
+    # processor: 4 ms against 1 ms
+    wall = {role: np.tile([1000.0, 3.0, 9.0, 1.0], (6, 2, 1)) for role in ROLES}
+    wall[CANDIDATE] = np.tile([1000.0, 1.5, 4.5, 0.5], (6, 2, 1))
     thread = {role: np.full((6, 2, 1), 4.0) for role in ROLES}
     thread[CANDIDATE] = np.full((6, 2, 1), 1.0)
-    return Samples(Plan(2, 3, 1, 2), clock, (), (), wall, thread, 0.0)  # type: ignore[arg-type]
+    return Samples(Plan(2, 4, 1, 3), clock, (), (), wall, thread, 0.0)  # type: ignore[arg-type]
 
 
-def test_ratios_use_the_least_disturbed_kept_call_of_the_chosen_clock() -> None:
-    assert np.exp(synthetic("wall").log_ratios(BASELINE, CANDIDATE)) == pytest.approx(np.full((6, 2), 2.0))
-    assert np.exp(synthetic("thread").log_ratios(BASELINE, CANDIDATE)) == pytest.approx(np.full((6, 2), 4.0))
-    assert synthetic("wall").kept_ms(BASELINE).max() == 3.0
+def test_a_block_stands_for_the_faster_half_of_its_kept_calls_by_the_chosen_clock() -> None:
+    assert synthetic("wall").block_ms(BASELINE) == pytest.approx(np.full((6, 2), 2.0))
+    assert synthetic("thread").block_ms(BASELINE) == pytest.approx(np.full((6, 2), 4.0))
+    assert np.exp(synthetic("wall").log_speed_ups()) == pytest.approx(np.full((6, 2), 2.0))
+    assert np.exp(synthetic("thread").log_speed_ups()) == pytest.approx(np.full((6, 2), 4.0))
+    assert synthetic("wall").kept_ms(BASELINE).max() == 9.0
+
+
+def test_the_candidate_is_set_against_both_runs_of_the_baseline() -> None:
+    samples = synthetic("thread")
+    samples.thread_ms[CONTROL][:] = 9.0
+    # sqrt(4 * 9) / 1 for the candidate, 4 / 9 for the control
+    assert np.exp(samples.log_speed_ups()) == pytest.approx(np.full((6, 2), 6.0))
+    assert np.exp(samples.log_control_ratios()) == pytest.approx(np.full((6, 2), 4 / 9))
 
 
 def test_waiting_for_a_core_is_the_wall_time_that_the_processor_clock_lacks() -> None:
@@ -129,3 +140,26 @@ def test_a_plan_fits_its_budget_or_is_the_least_that_means_something(
     assert plan.kept % plan.chunk == 0
     total = 6 * (creation_seconds + plan.blocks * plan.calls * group_seconds)
     assert total <= 1.2 or (plan.blocks, plan.calls) == (3, 5)
+
+
+def test_many_short_blocks_are_planned_rather_than_few_long_ones() -> None:
+    # 6 rounds of 0.3 s - 0.06 s, 5 ms a group: 48 calls of each model
+    assert choose_plan(5e-3, 0.06, budget_seconds=1.8) == Plan(blocks=9, calls=5, dropped=1)
+    # calls of 10 us: at most 24 blocks of 60 calls, of which 12 are dropped and 40 make whole chunks of 0.1 ms
+    plan = choose_plan(3e-5, 0.01, budget_seconds=1.8)
+    assert (plan.blocks, plan.calls, plan.dropped, plan.chunk) == (24, 52, 12, 10)
+
+
+def test_a_disturbed_call_does_not_make_the_plan_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from l0runtime.measurement import paired
+
+    now = [0.0]
+    costs = iter([9.0, 1.0, 2.0] * 3)
+
+    def run() -> None:
+        now[0] += next(costs)
+
+    runners = {role: SimpleNamespace(run=run) for role in ROLES}
+    assert paired._group_seconds(runners, lambda: now[0]) == pytest.approx(3.0)  # type: ignore[arg-type]

@@ -16,6 +16,12 @@ def test_equal_blocks_give_the_ratio_itself() -> None:
     assert (interval.low, interval.high) == pytest.approx((1.25, 1.25), rel=1e-12)
 
 
+def test_the_estimate_is_the_mean_of_the_middle_half() -> None:
+    # of 1, 2, 3, 4, 5, 6, 7, 800 the quarters 1, 2 and 7, 800 go: (3 + 4 + 5 + 6) / 4
+    blocks = np.array([[1.0, 800.0, 3.0, 4.0], [5.0, 2.0, 7.0, 6.0]])
+    assert np.log(bootstrap_ratio(np.minimum(blocks, 700.0)).estimate) == pytest.approx(4.5)
+
+
 def test_the_interval_covers_the_truth_in_most_of_many_experiments() -> None:
     # rounds differ by 1 %, blocks inside a round by 1 %; the truth is ratio 1
     generator = np.random.default_rng(1)

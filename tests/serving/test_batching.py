@@ -14,7 +14,7 @@ import pytest
 from running_server import W, options, write_model
 
 from l0runtime.errors import DeadlineError, InputError, QueueFullError
-from l0runtime.serving.batching import LoopBatcher
+from l0runtime.serving.batching import LoopBatcher, QuickRuns
 from l0runtime.serving.failures import RequestError
 from l0runtime.serving.revision import Revision, load_revision
 
@@ -195,6 +195,33 @@ def test_another_revision_computes_from_the_next_batch_on(revision: Revision, tm
     run(test)
 
 
+def test_requests_that_wait_while_a_model_is_exchanged_for_one_that_merges_keep_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        mixing = load_revision(write_model(tmp_path / "mixing.onnx", "mixing"), options())
+        apart = load_revision(
+            write_model(tmp_path / "apart.onnx", "g (float[N,2] x) => (float[N,2] y) { y = Neg (x) }"), options()
+        )
+        assert (mixing.not_merged is None, apart.not_merged is None) == (False, True)
+        held = Held(mixing, monkeypatch)
+        batcher = make(mixing)
+        first = batcher.submit({"x": np.ones((2, 2), np.float32)})
+        await held.until_started()
+        arrays = [np.full((rows, 2), rows, np.float32) for rows in (3, 1, 2)]
+        waiting = [batcher.submit({"x": array}) for array in arrays]
+        batcher.exchange(apart, 2)
+        held.go.set()
+        assert (await first)[0][0].tolist() == [[5, 5], [5, 5]]
+        for array, future in zip(arrays, waiting, strict=True):
+            (results, number) = await future
+            assert number == 2
+            assert np.array_equal(results[0], -array)
+        batcher.close()
+
+    run(test)
+
+
 def test_closing_refuses_what_still_waits_and_finishes_what_runs(
     revision: Revision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,5 +236,68 @@ def test_closing_refuses_what_still_waits_and_finishes_what_runs(
         assert (await running)[0][0].tolist() == [[9, 12]]
         with pytest.raises(RequestError, match=r"^the server is shutting down\.$"):
             await waiting
+
+    run(test)
+
+
+def test_what_is_quick_is_learnt_and_unlearnt() -> None:
+    quick = QuickRuns()
+    assert not quick.expects(0)
+    quick.note(100, QuickRuns.LIMIT_S / 2)
+    assert quick.expects(100)
+    assert not quick.expects(101)
+    quick.note(200, QuickRuns.LIMIT_S * 2)  # a larger one tells nothing of those
+    assert quick.expects(100)
+    quick.note(50, QuickRuns.LIMIT_S * 2)
+    assert not quick.expects(50)
+    quick.note(50, QuickRuns.LIMIT_S / 2)
+    assert quick.expects(50)
+
+
+def test_quick_batches_run_on_the_loop_and_others_on_the_thread(
+    revision: Revision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        here = threading.get_ident()
+        on_loop: list[bool] = []
+        pause_s = 0.0
+        original = revision.session.run_arrays
+
+        def run_arrays(feed: dict[str, Any]) -> list[Any]:
+            on_loop.append(threading.get_ident() == here)
+            time.sleep(pause_s)
+            return original(feed)
+
+        monkeypatch.setattr(revision.session, "run_arrays", run_arrays)
+        monkeypatch.setattr(QuickRuns, "LIMIT_S", 0.05)
+        batcher = make(revision)
+        for value in (1, 2, 3):
+            (results, _) = await batcher.submit(row(value))
+            assert np.array_equal(results[0], row(value)["x"] @ W)
+        await batcher.submit(row(4, rows=2))  # larger than any that is known to be quick
+        pause_s = 0.1
+        await batcher.submit(row(5))  # turns out slow, and is the last
+        await batcher.submit(row(6))
+        assert on_loop == [False, True, True, False, True, False]
+        batcher.exchange(revision, 2)
+        pause_s = 0.0
+        await batcher.submit(row(7))
+        assert on_loop[-1] is False  # nothing is known of another revision
+        batcher.close()
+
+    run(test)
+
+
+def test_an_error_of_a_quick_batch_belongs_to_its_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        monkeypatch.setattr(QuickRuns, "LIMIT_S", 1.0)
+        table = load_revision(write_model(tmp_path / "table.onnx", "table"), options())
+        batcher = make(table)
+        await batcher.submit({"i": np.array([0, 1, 2, 0])})  # on the thread; three of one are less, and quick from now
+        futures = [batcher.submit({"i": np.array([index])}) for index in (0, 99, 2)]
+        found = await asyncio.gather(*futures, return_exceptions=True)
+        assert [found[0][0][0].tolist(), found[2][0][0].tolist()] == [[7], [9]]  # type: ignore[index]
+        assert isinstance(found[1], InputError)
+        batcher.close()
 
     run(test)

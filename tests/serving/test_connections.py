@@ -87,6 +87,52 @@ def test_what_never_becomes_a_request_is_answered_and_closed(server: RunningServ
     assert_alive(server)
 
 
+def test_headers_over_the_limit_are_refused_also_where_they_come_at_once(server: RunningServer) -> None:
+    many = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 90) for number in range(60))
+    with connect(server) as client:
+        client.sendall(HEAD.replace(b"Host: a\r\n", many) + BODY)
+        answer = everything(client)
+    assert status_of(answer) == 431
+    assert b"the headers are larger than this server's limit of 4096 bytes." in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert_alive(server)
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_client_that_ends_its_half_still_gets_its_answers(server: RunningServer, requests: int) -> None:
+    with connect(server) as client:
+        client.sendall((HEAD + BODY) * requests)
+        client.shutdown(socket.SHUT_WR)
+        answer = everything(client)
+    assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"[11.0,14.0]") == requests
+
+
+def test_a_client_that_ends_its_half_within_a_request_is_left(server: RunningServer) -> None:
+    with connect(server) as client:
+        client.sendall(HEAD + BODY[:-1])
+        client.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
+        assert everything(client) == b""
+        assert time.monotonic() - started < 0.5  # at once, not when its time is up
+
+
+def test_a_client_that_asks_for_leave_to_send_its_body_gets_it_at_once(server: RunningServer) -> None:
+    with connect(server) as client:
+        client.sendall(HEAD.replace(b"Host: a", b"Host: a\r\nExpect: 100-continue"))
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(BODY)
+        assert status_of(client.recv(65536)) == 200
+
+
+def test_an_answer_comes_in_one_piece(server: RunningServer) -> None:
+    with connect(server) as client:
+        for _ in range(20):
+            client.sendall(HEAD + BODY)
+            answer = client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert answer.endswith(b"}]}")
+
+
 def test_a_connection_on_which_nothing_comes_is_closed(server: RunningServer) -> None:
     with connect(server) as client:
         started = time.monotonic()
@@ -173,7 +219,12 @@ def test_one_connection_too_many_is_refused_at_once(start: Start) -> None:
     time.sleep(0.2)
     with connect(server) as client:
         client.sendall(HEAD + BODY)
-        assert status_of(client.recv(65536)) == 503
+        answer = everything(client)
+    assert status_of(answer) == 503
+    assert b"retry-after: 1\r\n" in answer
+    assert answer.endswith(b'{"error":"3 connections are open already; try again later."}')
+    held[1].sendall(HEAD + BODY)  # those that were there first are served all the same
+    assert status_of(held[1].recv(65536)) == 200
     for one in held:
         one.close()
     time.sleep(0.2)
@@ -189,3 +240,15 @@ def test_a_client_that_sends_all_of_a_refused_body_first_still_reads_the_answer(
         assert status_of(client.recv(65536)) == 413
         client.sendall(HEAD + BODY)  # and the connection is as good as new
         assert status_of(client.recv(65536)) == 200
+
+
+def test_a_connection_that_cannot_be_looked_at_does_not_end_the_watch(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(server) as one, connect(server) as other:
+        time.sleep(0.1)
+        found = next(iter(server.server._uvicorn.server_state.connections))  # type: ignore[union-attr]
+        monkeypatch.setattr(found, "sweep", lambda now: {}["nothing"])
+        for client in (one, other):
+            assert everything(client) == b""  # ended, both of them
+    assert_alive(server)

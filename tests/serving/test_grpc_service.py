@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -158,3 +161,24 @@ def test_a_token_is_asked_for_except_by_the_probes(start: Start) -> None:
                 assert caught.value.details() == message
         good = [("authorization", "Bearer secret")]
         assert call(channel, "ModelInfer", good, **without()).outputs[0].contents.fp32_contents[:] == [11, 14]
+
+
+@pytest.mark.parametrize("sent", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[:10], b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_connection_that_never_becomes_a_call_is_closed(start: Start, sent: bytes) -> None:
+    server = start({"linear": "linear"}, limits=Limits(receive_s=0.5, idle_s=1.0))
+    host, _, port = server.grpc.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=15) as client:
+        client.sendall(sent)
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(65536):
+                pass
+        assert time.monotonic() - started < 10
+
+
+def test_a_channel_that_was_idle_for_long_goes_on(start: Start) -> None:
+    server = start({"linear": "linear"}, limits=Limits(idle_s=0.5))
+    with grpc.insecure_channel(server.grpc) as channel:
+        for _ in range(3):
+            assert call(channel, "ServerLive").live
+            time.sleep(1.2)

@@ -12,11 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l0runtime.serving.failures import RequestError
-from l0runtime.serving.json_values import array_from_json, dumps_with_non_finite, is_finite, json_values, parse_json
+from l0runtime.serving.json_values import (
+    array_from_json,
+    dumps_with_non_finite,
+    is_finite,
+    json_values,
+    may_hold_booleans,
+    parse_json,
+)
 
 
 def read(data: object, dtype: Any, shape: list[int]) -> np.ndarray[Any, Any]:
-    return array_from_json("x", data, np.dtype(dtype), shape, int(np.prod(shape)))
+    """The tensor, read in the way of documents without booleans and in that of others, which must agree."""
+    how: dict[str, Any] = {"name": "x", "data": data, "dtype": np.dtype(dtype), "shape": shape}
+    how["count"] = int(np.prod(shape))
+    found = array_from_json(**how)
+    if not may_hold_booleans(json.dumps(data).encode()):
+        packed = array_from_json(**how, may_hold_booleans=False)
+        assert (packed.dtype, packed.shape, packed.tobytes()) == (found.dtype, found.shape, found.tobytes())
+    return found
 
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]])
@@ -54,10 +68,12 @@ def test_values_may_be_flat_or_nested_as_the_shape(data: object) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(data: object, dtype: Any, shape: list[int], message: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        read(data, dtype, shape)
-    assert str(caught.value) == message
-    assert caught.value.status == 400
+    ways = (False, True) if not may_hold_booleans(json.dumps(data).encode()) else (True,)
+    for way in ways:
+        with pytest.raises(RequestError) as caught:
+            array_from_json("x", data, np.dtype(dtype), shape, int(np.prod(shape)), may_hold_booleans=way)
+        assert str(caught.value) == message
+        assert caught.value.status == 400
 
 
 def test_the_ends_of_a_range_are_kept() -> None:
@@ -79,6 +95,28 @@ def test_float32_is_given_back_bit_by_bit_whatever_its_values(values: list[float
     text = dumps_with_non_finite({"data": json_values(array)})
     again = read(parse_json(text)["data"], np.float32, [len(values)])
     assert again.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.uint8, np.int32, np.int64, np.uint64])
+@given(st.lists(st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.integers(-200, 300)), min_size=1, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_both_ways_of_reading_take_and_refuse_the_same(dtype: Any, values: list[float]) -> None:
+    outcomes: list[Any] = []
+    for way in (False, True):
+        try:
+            array = array_from_json("x", values, np.dtype(dtype), [len(values)], len(values), may_hold_booleans=way)
+            outcomes.append((array.dtype, [str(value) for value in array.tolist()]))  # NaN is NaN, whatever its bits
+        except RequestError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "may"), [(b'{"data": [true]}', True), (b"[1, false]", True), (b'{"data": [1, 2.5, -3e4]}', False)]
+)
+def test_a_boolean_is_never_overlooked(text: bytes, may: bool) -> None:
+    assert may_hold_booleans(text) == may
+    assert may_hold_booleans(memoryview(text)) == may
 
 
 def test_documents_hold_nan_and_infinity_as_triton_s_clients_write_them() -> None:

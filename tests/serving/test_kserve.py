@@ -19,7 +19,8 @@ def test_the_service_hands_the_repository_to_triton() -> None:
         "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: digits\nspec:\n"
         "  predictor:\n    minReplicas: 0\n    maxReplicas: 9\n    scaleMetric: concurrency\n    scaleTarget: 32\n"
         "    model:\n      modelFormat:\n        name: triton\n      runtime: kserve-tritonserver\n"
-        "      protocolVersion: v2\n      storageUri: 's3://bucket/repository'\n      resources:\n"
+        "      runtimeVersion: '25.03-py3'\n      protocolVersion: v2\n"
+        "      storageUri: 's3://bucket/repository'\n      resources:\n"
         "        requests:\n          cpu: '1'\n          memory: '4Gi'\n          nvidia.com/gpu: '1'\n"
         "        limits:\n          cpu: '1'\n          memory: '4Gi'\n          nvidia.com/gpu: '1'\n"
     )
@@ -47,6 +48,7 @@ def test_it_is_yaml() -> None:
         ({"storage_uri": "s3://a'\nb: c"}, "storage URI 's3://a'\nb: c': expected one that the cluster can read, such"),
         ({"min_replicas": 3}, "replicas from 3 to 1: expected 0 <= minimum <= maximum >= 1."),
         ({"concurrency": 0}, "concurrency 0, gpus 0: expected at least 1 and 0."),
+        ({"triton": "25.03 py3"}, "Triton '25.03 py3': expected the tag of an image, such as 25.03-py3."),
         ({"memory": "2 GB"}, "memory '2 GB': expected a quantity such as 500m, 2 or 4Gi."),
     ],
 )

@@ -100,6 +100,26 @@ def test_a_file_that_is_still_being_written_is_left_alone(start: Start, tmp_path
     assert answer(server) == ("2", [22, 28])
 
 
+def test_a_file_that_nobody_can_make_sense_of_does_not_end_the_watch(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start({"linear": "linear"}, reload_s=0.05)
+
+    def broken(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        for module in ("reloading", "revision"):
+            patch.setattr(f"l0runtime.serving.{module}.external_files", broken)
+        replace(tmp_path / "linear.onnx", DOUBLE)
+        until(lambda: happened(server, "reload_refused"))
+        assert happened(server, "reload_refused")["reason"] == "PermissionError: [Errno 13] Permission denied"
+        assert answer(server) == ("1", [11, 14])
+    replace(tmp_path / "linear.onnx", DOUBLE)
+    until(lambda: happened(server, "model_reloaded"))
+    assert answer(server) == ("2", [22, 28])
+
+
 def test_a_removed_file_changes_nothing(start: Start, tmp_path: Path) -> None:
     server = start({"linear": "linear"}, reload_s=0.05)
     (tmp_path / "linear.onnx").unlink()

@@ -108,6 +108,8 @@ def test_a_wrong_row_among_right_ones_harms_nobody_else(shared: RunningServer) -
             404,
             "no page /v2/models/linear/nonsense/1/infer; /openapi.json",
         ),
+        ("POST", "/v2/models/linear/", 404, "no page /v2/models/linear/; /openapi.json lists all."),
+        ("GET", "/v2/", 404, "no page /v2/; /openapi.json lists all."),
         ("GET", "/nothing", 404, "no page /nothing; /openapi.json lists all."),
         ("DELETE", "/v2/models/linear", 405, "this page takes GET."),
         ("GET", "/v2/models/absent", 404, "no model 'absent'; this server has linear, two, divide, table, mixing."),
@@ -153,6 +155,13 @@ def test_health_metadata_metrics_and_openapi_are_served(shared: RunningServer) -
     page = shared.request("GET", "/metrics").body.decode()
     assert 'l0runtime_requests_total{model="two",protocol="rest",status="400"}' in page
     assert 'l0runtime_model_version{model="two"} 1.0' in page
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v2/health/live", 200), ("/v2/models/linear/infer", 405), ("/x", 404)])
+def test_a_head_is_answered_without_a_body(shared: RunningServer, path: str, status: int) -> None:
+    answer = shared.request("HEAD", path)
+    assert (answer.status, answer.body) == (status, b"")
+    assert int(answer.headers["content-length"]) > 0
 
 
 def test_a_compressed_body_is_refused(shared: RunningServer) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from running_server import options, write_model
 
 from l0runtime.errors import ModelFileError, UnsupportedModelError
-from l0runtime.serving.revision import FileState, load_revision, same_signature
+from l0runtime.serving.revision import load_revision, same_signature
+from l0runtime.serving.snapshot import FileState
 
 
 @pytest.mark.parametrize(
@@ -65,19 +65,7 @@ def test_names_of_dynamic_dimensions_make_no_difference_to_clients(tmp_path: Pat
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_model(tmp_path / "m.onnx", "linear")
-    states = iter([FileState(1, 2, 3), FileState(1, 2, 4)])
-    monkeypatch.setattr(FileState, "of", classmethod(lambda cls, path: next(states)))
+    states = iter([FileState(((1, 2, 3),)), FileState(((1, 2, 4),))])
+    monkeypatch.setattr(FileState, "of", classmethod(lambda cls, path, data: next(states)))
     with pytest.raises(ModelFileError, match="was replaced while it was read"):
         load_revision(path, options())
-
-
-def test_a_state_tells_a_replacement_of_equal_size_and_time(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", "linear")
-    before = FileState.of(path)
-    other = tmp_path / "other"
-    other.write_bytes(path.read_bytes())
-    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
-    other.replace(path)
-    assert before is not None
-    assert FileState.of(path) not in (None, before)
-    assert FileState.of(tmp_path / "absent") is None

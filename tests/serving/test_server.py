@@ -52,6 +52,30 @@ def begin(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.skipif(
+    not Path("/proc/self/limits").exists(), reason="the limits of a process are read as Linux shows them"
+)
+@pytest.mark.parametrize("hard", [5000, 300])
+def test_as_many_files_as_connections_need_are_asked_for(tmp_path: Path, hard: int) -> None:
+    model = write_model(tmp_path / "linear.onnx", "linear")
+    options = "--device cpu --threads 1 --port 0 --grpc-port 0 --max-connections 1000"
+    command = f"ulimit -Sn 200; ulimit -Hn {hard}; exec {sys.executable} -m l0runtime serve {model} {options}"
+    process = subprocess.Popen(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    try:
+        _, events = listening(process)
+        limit = next(
+            line for line in Path(f"/proc/{process.pid}/limits").read_text().splitlines() if "open files" in line
+        )
+        assert int(limit.split()[3]) == min(2 * 1000 + 256, hard)
+        warned = [event for event in events if event["event"] == "few_open_files"]
+        assert [(event["wanted"], event["given"]) for event in warned] == ([(2256, 300)] if hard == 300 else [])
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's here")
 def test_sigterm_finishes_what_was_sent_and_loses_nothing(tmp_path: Path) -> None:
     process = begin(write_model(tmp_path / "linear.onnx", "linear"), "--drain", "1")

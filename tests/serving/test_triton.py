@@ -14,8 +14,8 @@ import onnx.numpy_helper
 import pytest
 from running_server import W, write_model
 
-from l0runtime.errors import ModelFileError, OptionError, UnsupportedModelError
-from l0runtime.serving.triton import export_triton, external_files, triton_config
+from l0runtime.errors import OptionError, UnsupportedModelError
+from l0runtime.serving.triton import export_triton, triton_config
 from l0runtime.session import TensorSpec
 
 ENVIRONMENT = "L0RUNTIME_TRITON_ENVIRONMENT"
@@ -86,21 +86,8 @@ def test_weights_beside_the_model_come_along(tmp_path: Path) -> None:
     model = onnx.load(write_model(path, "linear"))
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(W, "w"))  # raw data is what can be moved out
     onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    assert external_files(path) == ["m.data"]
     written = export_triton(path, tmp_path / "repo", device="cpu")
     assert (written.folder / "1" / "m.data").read_bytes() == (tmp_path / "a" / "m.data").read_bytes()
-
-
-def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    model = onnx.load(write_model(path, "linear"))
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("float_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../secret")
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelFileError, match=r"its weights lie in '\.\./secret', outside its folder"):
-        external_files(path)
 
 
 def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

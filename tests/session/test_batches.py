@@ -78,6 +78,29 @@ def test_a_model_that_mixes_rows_is_refused_not_run_wrongly(save_model: SaveMode
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        # the first row is as it is alone
+        "g (float[N,3] x) => (float[N,3] y) <int64 a={0}> { y = CumSum (x, a) }",
+        "g (float[N,3] x) => (float[N,3] y) <int64 a={0}> { y = CumSum <reverse = 1> (x, a) }",
+        # the row that holds the largest value is as it is alone
+        "g (float[N,3] x) => (float[N,3] y) { m = ReduceMax <keepdims = 0> (x) y = Div (x, m) }",
+        "g (float[N,3] x) => (float[N,3] y) { q, s, z = DynamicQuantizeLinear (x) y = DequantizeLinear (q, s, z) }",
+        # rows pass their values on
+        "g (float[N,3] x) => (float[N,3] y) <int64[4] p={1,0,-1,0}> { y = Pad (x, p) }",
+    ],
+    ids=["running sum", "running sum from behind", "maximum", "quantisation", "shift"],
+)
+@pytest.mark.parametrize("largest", [0, 2, 4])
+def test_mixing_that_leaves_some_rows_alone_is_noticed(save_model: SaveModel, text: str, largest: int) -> None:
+    session = l0runtime.load(save_model(text), device="cpu", max_batch=2)
+    x = np.random.default_rng(1).uniform(1, 2, (5, 3)).astype(np.float32)
+    x[largest] *= 10
+    with pytest.raises(UnsupportedModelError, match="output 'y' of a row depends on the other rows"):
+        session(x)
+
+
 def test_a_fixed_batch_dimension_is_refused_when_loading(save_model: SaveModel) -> None:
     path = save_model("g (float[1,3] x) => (float[1,3] y) { y = Neg (x) }")
     with pytest.raises(UnsupportedModelError, match=r"found x: float32 \[1, 3\]; y: float32 \[1, 3\]"):
@@ -87,7 +110,9 @@ def test_a_fixed_batch_dimension_is_refused_when_loading(save_model: SaveModel) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_batch": 0}, "max_batch = 0: expected at least 1."),
+        ({"max_batch": 0}, "max_batch = 0: expected a whole number of at least 1."),
+        ({"max_batch": "8"}, "max_batch = '8': expected a whole number of at least 1."),
+        ({"buckets": 8}, "buckets = 8: expected ascending sizes of at least 1, such as (1, 8, 32)."),
         ({"buckets": (8, 4)}, "buckets = [8, 4]: expected ascending sizes of at least 1, such as (1, 8, 32)."),
         ({"buckets": (4,), "max_batch": 5}, "max_batch = 5: above the largest bucket, 4."),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from conditional_graphs import conditional_file, residual
 
 import l0runtime
 from l0runtime.errors import DeviceError, ModelFileError, OptionError, UnsupportedModelError
@@ -63,7 +64,7 @@ def test_a_node_left_on_the_cpu_is_named_and_refused_unless_allowed() -> None:
         ({"device": "gpu"}, "device 'gpu': expected cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>."),
         ({"device": "cpu:1"}, "device 'cpu:1': expected cpu, cuda, cuda:<index>, tensorrt or tensorrt:<index>."),
         ({"device": "cpu", "thread": 2}, "option 'thread': unknown; did you mean 'threads'?"),
-        ({"device": "cpu", "threads": 0}, "threads = 0: expected at least 1."),
+        ({"device": "cpu", "threads": 0}, "threads = 0: expected a whole number of at least 1."),
         (
             {"device": "cpu", "settings": {"session.intra_op.allow_spining": "0"}},
             "session setting 'session.intra_op.allow_spining': unknown; "
@@ -149,6 +150,17 @@ def test_a_memory_limit_reaches_the_provider_in_its_own_words() -> None:
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert memory_options(Device("tensorrt"), 2**30) == {"trt_max_workspace_size": "1073741824"}
+
+
+def test_a_cuda_graph_of_a_model_with_branches_is_refused(tmp_path: Path) -> None:
+    """It would take the path of its first inputs for ever."""
+    conditional_file(tmp_path / "model.onnx", residual())
+    with pytest.raises(OptionError) as caught:
+        l0runtime.load(tmp_path / "model.onnx", device="cuda", cuda_graphs=True, buckets=(1,))
+    assert str(caught.value) == (
+        f"cuda_graphs: {tmp_path / 'model.onnx'} branches on its inputs (node 'f.If', If), and a CUDA graph replays "
+        "one path. Load it without cuda_graphs."
+    )
 
 
 def test_cuda_graphs_need_one_shape_for_each_graph(save_model: SaveModel) -> None:

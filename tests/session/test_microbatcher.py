@@ -14,7 +14,7 @@ import torch
 
 import l0runtime
 from l0runtime.errors import DeadlineError, InputError, OptionError, QueueFullError, UnsupportedModelError
-from l0runtime.session import MicroBatcher, Session
+from l0runtime.session import MicroBatcher, Session, SessionMetrics
 
 SaveModel = Callable[..., Path]
 W = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
@@ -56,8 +56,8 @@ def test_what_queued_up_during_a_run_shares_the_next_one(session: Session, monke
         held.go.set()
         for seed, future in enumerate([first, *rest]):
             assert np.array_equal(future.result(30)["y"], row(seed, max(seed, 1)) @ W)
-    # the first alone; then 1 + 2 + 3 rows, where 4 more would exceed 8; the checks of independence see 1 and 4
-    assert held.batches == [1, 1, 4, 6, 4]
+    # the first alone; then 1 + 2 + 3 rows, where 4 more would exceed 8; the check of independence sees 1, 1, 1, 1 and 4
+    assert held.batches == [1, 1, 1, 1, 1, 4, 6, 4]
 
 
 def test_requests_of_different_shapes_do_not_mix(save_model: SaveModel) -> None:
@@ -123,6 +123,52 @@ def test_a_delay_lets_a_batch_fill_up(session: Session, monkeypatch: pytest.Monk
         assert np.array_equal(first.result(20)["y"], row(0) @ W)
         assert np.array_equal(second.result(20)["y"], row(1) @ W)
     assert held.batches[-1] == 2
+
+
+def test_a_request_with_a_deadline_does_not_sit_out_a_longer_delay(session: Session) -> None:
+    with MicroBatcher(session, max_delay_ms=60_000) as batcher:
+        patient = batcher.submit({"x": row(0)})
+        hurried = batcher.submit({"x": row(1)}, timeout_ms=2_000)
+        assert np.array_equal(hurried.result(20)["y"], row(1) @ W)
+        assert np.array_equal(patient.result(20)["y"], row(0) @ W)
+
+
+def test_the_delay_counts_from_the_arrival_of_the_first_request(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(session, monkeypatch)
+    with MicroBatcher(session, max_batch=2, max_delay_ms=60_000) as batcher:
+        full = batcher.submit({"x": row(0, 2)})
+        assert held.started.wait(30)
+        waits = batcher.submit({"x": row(1)})
+        batcher._queue[0].arrived -= 60  # as if the run before it had taken a minute
+        held.go.set()
+        full.result(20)
+        assert np.array_equal(waits.result(20)["y"], row(1) @ W)
+
+
+def test_merged_batches_are_counted_as_runs_of_the_session(
+    save_model: SaveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prometheus_client = pytest.importorskip("prometheus_client")
+    registry = prometheus_client.CollectorRegistry()
+    session = l0runtime.load(save_model("linear"), device="cpu", metrics=SessionMetrics(registry))
+    held = Held(session, monkeypatch)
+    with MicroBatcher(session) as batcher:
+        futures = [batcher.submit({"x": row(0)})]
+        assert held.started.wait(30)
+        futures += [batcher.submit({"x": row(seed)}) for seed in (1, 2, 3)]
+        held.go.set()
+        for future in futures:
+            future.result(30)
+    counted = {
+        sample.name: sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name in ("l0runtime_session_runs_total", "l0runtime_session_rows_sum")
+    }
+    # one row alone, then three together
+    assert counted == {"l0runtime_session_runs_total": 2, "l0runtime_session_rows_sum": 4}
 
 
 def test_a_model_that_mixes_rows_answers_with_the_reason_not_with_wrong_numbers(

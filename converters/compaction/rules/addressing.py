@@ -38,7 +38,7 @@ def relate_gather_elements(node: ir.Node) -> list[Relation] | Refusal:
     return relations
 
 
-@rule("ScatterElements", "Scatter")
+@rule("ScatterElements")
 def relate_scatter_elements(node: ir.Node) -> list[Relation] | Refusal:
     """y = x, then y[index[i, j], j] = updates[i, j]."""
     x, index, updates, output = *node.inputs[:3], node.outputs[0]

@@ -6,7 +6,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, array_of, as_float64, static_size
+from converters.compaction.axes import (
+    Axis,
+    Constants,
+    Facts,
+    Liveness,
+    Mask,
+    array_of,
+    as_float64,
+    is_constant,
+    static_size,
+)
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Contract, Fold, Grouped, Pin, Relation, Tie
 from converters.compaction.rewrite import Edit
@@ -31,6 +41,11 @@ def _meets_border(node: ir.Node) -> bool:
     if string_attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return True
     return any(ints_attribute(node, "pads") or [])
+
+
+def _may_change(bias: ir.Value | None) -> bool:
+    """Whether folded constants can be added to the bias: it is stored, or there is none yet."""
+    return bias is None or is_constant(bias)
 
 
 @rule("Conv", "ConvTranspose")
@@ -81,7 +96,7 @@ def _relate_dense(
         rows = [axis for axis in (axis_of(weight, out_dim), axis_of(bias, 0)) if axis is not None]
         relations.append(Tie(node, rows, [out_axis], output_constants))
     if in_axis is not None:
-        fold: Fold = "representative" if border else "bias"
+        fold: Fold = "representative" if border or not _may_change(bias) else "bias"
         relations.append(Contract(node, in_axis, axis_of(weight, in_dim), fold=fold, reads=reads))
     return relations
 
@@ -128,7 +143,7 @@ def _relate_grouped(
     rows = [*(axes_at([weight], 0) if not transposed else []), *axes_at([bias], 0)]
     return [
         Tie(node, rows, [out_axis], output_constants),
-        Grouped(node, in_axis, out_axis, groups, constants_fold=not border, reads=reads),
+        Grouped(node, in_axis, out_axis, groups, constants_fold=not border and _may_change(bias), reads=reads),
         *(Pin(node, axis, "the weight of a grouped convolution is cut group by group") for axis in by_group),
     ]
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, axes_of, rank
+from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, array_of, axes_of, is_constant, rank
 from converters.compaction.registry import FUNCTIONS, Refusal, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rules.common import float_attribute, operand, string_attribute
@@ -21,7 +21,12 @@ from converters.compaction.rules.step_functions import STEPS, step_transfer
 
 Function = Callable[..., NDArray[np.float64]]
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+def _erf(x: Constants) -> Constants:
+    # NumPy has none; a map repeats a few numbers many times
+    numbers, index = np.unique(np.asarray(x, np.float64), return_inverse=True)
+    values = np.array([math.erf(number) for number in numbers], np.float64)
+    return values[index].reshape(np.shape(x))
 
 
 def _sigmoid(x: Constants) -> Constants:
@@ -109,7 +114,12 @@ def _power(x: Constants, y: Constants) -> Constants:
 
 
 def _total(*terms: Constants) -> Constants:
-    return np.asarray(sum(terms))
+    # activations are taken to be finite, so minus infinity plus an unknown is minus infinity (a mask)
+    spread = np.broadcast_arrays(*terms)
+    down = np.logical_or.reduce([term == -np.inf for term in spread])
+    up = np.logical_or.reduce([term == np.inf for term in spread])
+    with np.errstate(invalid="ignore"):
+        return np.where(down & ~up, -np.inf, np.asarray(sum(spread)))
 
 
 def _mean(*terms: Constants) -> Constants:
@@ -221,6 +231,9 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
         return Refusal(f"the shapes around this {node.op_type} are not known")
     if any(extra.uses() for extra in node.outputs[1:]):
         return Refusal(f"the second output of this {node.op_type} is used")
+    training = operand(node, 2) if node.op_type == "Dropout" else None
+    if training is not None and (array_of(training) is None or bool(array_of(training))):
+        return Refusal("this Dropout is in training mode, or may be")
     function = CONTINUOUS[node.op_type](node) if node.op_type in CONTINUOUS else None
     jumps = node.op_type in STEPS and not (node.op_type == "Cast" and _is_float(output))
     if output.dtype is not None and output.dtype.is_integer() and node.op_type not in _EXACT_ON_INTEGERS:
@@ -326,12 +339,28 @@ def constants_of_operand(facts: Facts, value: ir.Value, axis: Axis | None, size:
 
 
 def _unread_behind_zero(inputs: list[ir.Value], at_axis: list[Axis | None]) -> Callable[[Facts, Axis], Mask | None]:
+    """Which indices of a factor do not matter because another factor is zero there.
+
+    Where two computed factors are zero at the same place, one of them must really be computed: the first. So
+    zeros of a later factor hide the first one only as long as its own zeros lie elsewhere, on the same axis.
+    """
+
     def unread(facts: Facts, asked: Axis) -> Mask | None:
         zero = np.zeros(asked.size, bool)
-        for value, axis in zip(inputs, at_axis, strict=True):
+        own = facts.is_zero(asked)
+        elsewhere = facts.scalar(asked.value) == 0 or any(
+            facts.is_zero(axis).any() for axis in axes_of(asked.value) if axis != asked
+        )
+        position = at_axis.index(asked)
+        for other, (value, axis) in enumerate(zip(inputs, at_axis, strict=True)):
             # x * x reads x even where it is zero only if something else is the annihilator
-            if axis != asked:
-                zero |= facts.is_zero(axis) if axis is not None else facts.scalar(value) == 0
+            if axis == asked:
+                continue
+            silences = facts.is_zero(axis) if axis is not None else np.full(asked.size, facts.scalar(value) == 0)
+            if is_constant(value) or other < position:
+                zero |= silences
+            elif not elsewhere:
+                zero |= silences & ~own
         return zero
 
     return unread

@@ -1,4 +1,4 @@
-"""Rules for fused attention: heads go as a whole, with their queries, keys and values.
+"""Rules for fused attention: heads go with their queries, keys and values, and features go from all heads.
 
 Query head h attends with key head h // repeat. A group (one key head and its query heads) goes when none of
 its outputs is needed, or all of them are zero because their values are.
@@ -6,14 +6,18 @@ its outputs is needed, or all of them are zero because their values are.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
-from converters.compaction.axes import Axis, Facts, Liveness, Mask, Permission, rank, static_size
+from converters.compaction.axes import Axis, Facts, Liveness, Mask, rank, static_size
 from converters.compaction.registry import Refusal, fixup, rule
-from converters.compaction.relations import Relation, Tie
+from converters.compaction.relations import Contract, Relation, Tie
 from converters.compaction.rewrite import Edit
-from converters.compaction.rules.common import axis_of, int_attribute, operand
+from converters.compaction.rules.common import axis_of, float_attribute, int_attribute, operand
+from converters.compaction.rules.head_relations import HeadGrid, Heads
 
 _KEPT_WHOLE = {
     "com.microsoft::Attention": "its packed projection has no rule; run the model through plain operators",
@@ -29,57 +33,6 @@ _KEPT_WHOLE = {
 def refuse_fused(node: ir.Node) -> Refusal:
     """Operators that only onnxruntime's own optimiser makes."""
     return Refusal(f"{node.op_type} is kept whole: {_KEPT_WHOLE[f'{node.domain}::{node.op_type}']}")
-
-
-class Heads(Relation):
-    """Axes that hold `groups` groups each, and lose whole groups only.
-
-    Args:
-        scores: axes that decide the weights (queries, keys, masks); every output of the group reads them.
-        values: axis of the values, laid out as [groups, width]; None if `scores` alone make the output.
-        output: axis laid out as [groups, repeat, width].
-    """
-
-    def __init__(
-        self, node: ir.Node, scores: list[Axis], values: Axis | None, output: Axis, groups: int, repeat: int
-    ) -> None:
-        super().__init__(node, [*scores, *([] if values is None else [values]), output])
-        self.scores, self.values, self.output = scores, values, output
-        self.groups, self.repeat = groups, repeat
-
-    @property
-    def reason(self) -> str:
-        return "heads go as a whole, and another part of the head, or of its group, stays"
-
-    def forward(self, facts: Facts) -> None:
-        if self.values is None:
-            zero = np.ones(self.output.size, bool)
-            for axis in self.scores:
-                whole: Mask = np.logical_and.reduce(facts.is_zero(axis).reshape(self.groups, -1), axis=1)
-                zero &= np.repeat(whole, self.output.size // self.groups)
-        else:
-            by_group = facts.is_zero(self.values).reshape(self.groups, 1, -1)
-            zero = np.repeat(by_group, self.repeat, axis=1).ravel()
-        facts.learn(self.output, np.where(zero, 0.0, np.nan))
-
-    def require(self, live: Liveness, facts: Facts) -> None:
-        needed = live.needed(self.output).reshape(self.groups, self.repeat, -1)
-        whole: Mask = np.logical_or.reduce(needed.reshape(self.groups, -1), axis=1)
-        for axis in self.scores:
-            live.need(axis, np.repeat(whole, axis.size // self.groups))
-        if self.values is not None:
-            live.need(self.values, needed.any(axis=1).ravel())
-
-    def shrink(self, permission: Permission) -> None:
-        stays = np.zeros(self.groups, bool)
-        for axis in self.axes:
-            stays |= (~permission.removable(axis)).reshape(self.groups, -1).any(axis=1)
-        for axis in self.axes:
-            permission.withhold(axis, np.repeat(stays, axis.size // self.groups))
-
-    def groups_left(self, edit: Edit) -> int:
-        """How many groups stay."""
-        return edit.kept(self.output).size * self.groups // self.output.size
 
 
 @rule("Attention")
@@ -101,7 +54,14 @@ def relate_attention(node: ir.Node) -> list[Relation] | Refusal:
     before, after = axis_of(value, 3), axis_of(output, 3)
     if before is not None and after is not None and before.size == after.size:
         relations.append(Tie(node, [before], [after], lambda facts: np.where(facts.is_zero(before), 0.0, np.nan)))
+    features, others = axis_of(query, 3), axis_of(key, 3)
+    if features is not None and others is not None and features.size == others.size:
+        relations.append(Contract(node, features, others, fold="zero", reads=_reads_all(features.size)))
     return relations
+
+
+def _reads_all(size: int) -> Callable[[Liveness, Facts], Mask]:
+    return lambda live, facts: np.ones(size, bool)
 
 
 def _used_besides_first(node: ir.Node) -> bool:
@@ -121,37 +81,60 @@ def _relate_heads(
 ) -> list[Relation] | Refusal:
     if kv_heads < 1 or q_heads % kv_heads:
         return Refusal(f"the numbers of heads of this {node.op_type} are not known")
-    if kv_heads == 1:
+    if kv_heads == 1 and dim == 1:
         return []
     axes = [axis_of(item, dim) for item in (query, key, value, output)]
     q, k, v, y = axes
     if q is None or k is None or v is None or y is None:
         return []
-    if any(axis.size % kv_heads for axis in (q, k, v)) or y.size != v.size * (q_heads // kv_heads):
+    repeat = q_heads // kv_heads
+    if any(axis.size % kv_heads for axis in (q, k, v)) or y.size != v.size * repeat or q.size != k.size * repeat:
         return Refusal(f"the head widths around this {node.op_type} do not fit its numbers of heads")
-    scores = [q, k]
+    per_head: list[Axis] = []
     mask = operand(node, mask_slot)
     if mask is not None:
         mask_rank = rank(mask)
         if mask_rank is None:
             return Refusal(f"the mask of this {node.op_type} has an unknown rank")
         # the mask broadcasts to [N, Hq, S, T]
-        per_head = axis_of(mask, mask_rank - 3) if mask_rank >= 3 else None
-        if per_head is not None:
-            if per_head.size != q_heads:
+        heads_axis = axis_of(mask, mask_rank - 3) if mask_rank >= 3 else None
+        if heads_axis is not None:
+            if heads_axis.size != q_heads:
                 return Refusal(f"the mask of this {node.op_type} does not fit its heads")
-            scores.append(per_head)
-    return [Heads(node, scores, v, y, kv_heads, q_heads // kv_heads)]
+            per_head.append(heads_axis)
+    if dim == 1:
+        return [Heads(node, [q, k, *per_head], v, y, kv_heads, repeat)]
+    return [HeadGrid(node, q, k, v, y, per_head, kv_heads, repeat)]
 
 
 @fixup("Attention")
 def fix_attention(edit: Edit, node: ir.Node) -> None:
-    """Count the heads that stay."""
+    """Count the heads that stay, and scale the scores as before."""
     for relation in edit.relations(node):
-        if isinstance(relation, Heads) and "q_num_heads" in node.attributes:
+        if isinstance(relation, HeadGrid):
             left = relation.groups_left(edit)
+            _keep_scale(edit, node, relation.key.size // relation.groups, edit.kept(relation.key).size // left)
             node.attributes["q_num_heads"] = ir.AttrInt64("q_num_heads", left * relation.repeat)
             node.attributes["kv_num_heads"] = ir.AttrInt64("kv_num_heads", left)
+        elif isinstance(relation, Contract):
+            _keep_scale(edit, node, relation.data.size, edit.kept(relation.data).size)
+
+
+def _keep_scale(edit: Edit, node: ir.Node, before: int, after: int) -> None:
+    """The scores are divided by the root of the number of features, unless the node says by what."""
+    if before == after or float_attribute(node, "scale", 0.0):
+        return
+    query = node.inputs[0]
+    assert query is not None
+    if node.outputs[0].dtype == ir.DataType.DOUBLE:
+        # an attribute has no float64, so the queries are scaled instead
+        factor = edit.add_initializer(f"{node.outputs[0].name}_scale", np.array(math.sqrt(after / before)))
+        assert query.shape is not None
+        sizes = [edit.new_size(query, dim) for dim in range(len(query.shape))]
+        shape = ir.Shape([old if new is None else new for old, new in zip(query.shape, sizes, strict=True)])
+        node.replace_input_with(0, edit.insert_before(node, "Mul", [query, factor], shape))
+    else:
+        node.attributes["scale"] = ir.AttrFloat32("scale", 1 / math.sqrt(before))
 
 
 @rule("com.microsoft::MultiHeadAttention")
@@ -187,7 +170,10 @@ def relate_rotary(node: ir.Node) -> list[Relation] | Refusal:
 
 @fixup("RotaryEmbedding", "com.microsoft::MultiHeadAttention")
 def fix_num_heads(edit: Edit, node: ir.Node) -> None:
-    """Count the heads that stay."""
+    """Count the heads that stay, and scale the scores as before."""
     for relation in edit.relations(node):
+        if isinstance(relation, HeadGrid):
+            left = relation.groups_left(edit)
+            _keep_scale(edit, node, relation.key.size // relation.groups, edit.kept(relation.key).size // left)
         if isinstance(relation, Heads) and int_attribute(node, "num_heads", 0):
             node.attributes["num_heads"] = ir.AttrInt64("num_heads", relation.groups_left(edit))

@@ -103,21 +103,23 @@ def fix_split(edit: Edit, node: ir.Node) -> None:
     before = axis_of(source, dim)
     if before is None or not edit.removed(before).any():
         return
-    removed, lengths, start = edit.removed(before), [], 0
+    removed, start = edit.removed(before), 0
+    parts: list[tuple[ir.Value, int]] = []
     for output in node.outputs:
         length = static_size(output, dim)
         assert length is not None
-        lengths.append(int((~removed[start : start + length]).sum()))
+        left = int((~removed[start : start + length]).sum())
+        if left or not length:  # a part that was empty before has its readers
+            parts.append((output, left))
         start += length
     for name in ("num_outputs", "split"):
         node.attributes.pop(name, None)
-    if 0 in lengths:
-        node = _without_empty_parts(edit, node, lengths)
-    edit.set_input(node, 1, np.array([length for length in lengths if length], np.int64))
+    if len(parts) < len(node.outputs):
+        node = _with_outputs(edit, node, [output for output, _ in parts])
+    edit.set_input(node, 1, np.array([length for _, length in parts], np.int64))
 
 
-def _without_empty_parts(edit: Edit, node: ir.Node, lengths: list[int]) -> ir.Node:
-    staying = [output for output, length in zip(node.outputs, lengths, strict=True) if length]
+def _with_outputs(edit: Edit, node: ir.Node, staying: list[ir.Value]) -> ir.Node:
     new = ir.node("Split", list(node.inputs), node.attributes, num_outputs=len(staying), name=node.name)
     edit.graph.insert_before(node, new)
     for old, output in zip(staying, new.outputs, strict=True):

@@ -8,7 +8,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, array_of, as_float64, rank, static_size
+from converters.compaction.axes import (
+    Axis,
+    Constants,
+    Facts,
+    Liveness,
+    Mask,
+    array_of,
+    as_float64,
+    axes_of,
+    rank,
+    static_size,
+)
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Contract, Fold, Relation, Tie
 from converters.compaction.rewrite import Edit
@@ -228,6 +239,7 @@ def fix_product(edit: Edit, node: ir.Node) -> None:
     for relation in edit.relations(node):
         if not isinstance(relation, Contract) or relation.weight is None:
             continue
+        _fold_maps(edit, node, relation)
         index, constants = edit.constants_to_fold(relation)
         twins = edit.twins_to_fold(relation)
         if index.size == 0 and twins is None:
@@ -247,6 +259,22 @@ def fix_product(edit: Edit, node: ir.Node) -> None:
             total += added
         if total.any():
             _add_to_output(edit, node, total, array.dtype, on_columns=on_columns)
+
+
+def _fold_maps(edit: Edit, node: ir.Node, relation: Contract) -> None:
+    """Add what removed input-independent features contributed, as a map behind the MatMul; y: [N, *space, O]."""
+    added, original = edit.maps.get(relation), array_of(node.inputs[1])
+    if added is None or original is None:
+        return
+    output = node.outputs[0]
+    array = np.moveaxis(added, 0, -1)
+    for axis in axes_of(output):
+        if axis.dim > 0:
+            array = np.take(array, edit.kept(axis), axis=axis.dim - 1)
+    if array.size:
+        name = output.name or "map"
+        value = edit.add_map(name, array[None].astype(original.dtype), node, range(1, array.ndim))
+        edit.insert_after(node, "Add", [value])
 
 
 def _add_to_output(

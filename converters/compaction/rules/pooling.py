@@ -41,9 +41,14 @@ def _keeps_constants(node: ir.Node) -> bool:
     if node.op_type in ("GlobalAveragePool", "GlobalMaxPool"):
         return True
     if node.op_type == "MaxPool":
-        # pads count as minus infinity; every window meets the input as long as a pad is shorter than the kernel
+        # pads count as minus infinity; every window meets the input as long as a pad is shorter than the kernel and
+        # neither holes in the window nor windows that hang over the end let it miss
         kernel = ints_attribute(node, "kernel_shape") or []
         pads = ints_attribute(node, "pads") or [0] * (2 * len(kernel))
+        padded = any(pads) or string_attribute(node, "auto_pad", "NOTSET").startswith("SAME")
+        holes = any(step > 1 for step in ints_attribute(node, "dilations") or [])
+        if padded and (holes or int_attribute(node, "ceil_mode", 0)):
+            return False
         return all(pad < kernel[i % len(kernel)] for i, pad in enumerate(pads))
     if node.op_type == "AveragePool":
         padded = any(ints_attribute(node, "pads") or []) or string_attribute(node, "auto_pad", "NOTSET").startswith(

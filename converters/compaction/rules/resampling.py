@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Constants, Facts, array_of, as_float64, axes_of, rank, static_size
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Relation, Select, Tie, Whole
+from converters.compaction.resize_sizes import parts_of
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import axis_of, constant_ints, int_attribute, ints_attribute, operand
 from converters.compaction.rules.common import string_attribute as string
@@ -20,11 +22,9 @@ def relate_resize(node: ir.Node) -> list[Relation] | Refusal:
     size = rank(x) if x is not None else None
     if x is None or size is None or rank(output) != size:
         return Refusal("the shapes around this Resize are not known")
-    if operand(node, 3) is not None and array_of(operand(node, 3)) is None:
-        return Refusal("the target sizes of this Resize are computed at run time")
     same = _unscaled_dims(node, size)
     if same is None:
-        return Refusal("the scales of this Resize are computed at run time")
+        return Refusal("the scales or sizes of this Resize are computed at run time")
     # tf_crop_and_resize writes another number outside of the region
     keeps_constants = string(node, "coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize"
     relations: list[Relation] = []
@@ -44,9 +44,11 @@ def _unscaled_dims(node: ir.Node, size: int) -> list[int] | None:
     """Dimensions that the node copies one to one; None when that is decided at run time."""
     axes = [axis % size for axis in ints_attribute(node, "axes") or range(size)]
     unnamed = [dim for dim in range(size) if dim not in axes]
-    scales, sizes = array_of(operand(node, 2)), constant_ints(node, 3)
+    scales, sizes = array_of(operand(node, 2)), _target_sizes(node)
     if sizes is not None:
         x = node.inputs[0]
+        if len(sizes) != len(axes):
+            return None
         return sorted([*unnamed, *(dim for dim, new in zip(axes, sizes, strict=True) if static_size_is(x, dim, new))])
     if scales is None or scales.size != len(axes):
         return None
@@ -54,25 +56,54 @@ def _unscaled_dims(node: ir.Node, size: int) -> list[int] | None:
     return sorted([*unnamed, *(dim for dim, scale in zip(axes, numbers, strict=True) if scale == 1)])
 
 
-def static_size_is(value: ir.Value | None, dim: int, size: int) -> bool:
+def _target_sizes(node: ir.Node) -> list[int | None] | None:
+    """The target sizes as far as they are numbers, None if the node has no sizes or nothing is known of them."""
+    constant = constant_ints(node, 3)
+    if constant is not None:
+        return list(constant)
+    parts = parts_of(operand(node, 3))
+    if parts is None:
+        return None
+    sizes: list[int | None] = []
+    for part in parts:
+        array = array_of(part.value)
+        sizes += [None] * part.length if array is None else [int(number) for number in array.ravel()]
+    return sizes
+
+
+def static_size_is(value: ir.Value | None, dim: int, size: int | None) -> bool:
     """Whether the dimension is known to have this size."""
-    return value is not None and static_size(value, dim) == size
+    return size is not None and value is not None and static_size(value, dim) == size
 
 
 @fixup("Resize")
 def fix_resize(edit: Edit, node: ir.Node) -> None:
-    """Write the new widths into constant target sizes."""
-    output = node.outputs[0]
-    sizes = constant_ints(node, 3)
+    """Write the new widths into the target sizes."""
+    output, sizes = node.outputs[0], operand(node, 3)
     if sizes is None or not edit.is_cut(output):
         return
     assert output.shape is not None
     axes = [axis % len(output.shape) for axis in ints_attribute(node, "axes") or range(len(output.shape))]
-    new = []
-    for dim, old in zip(axes, sizes, strict=True):
-        wanted = edit.new_size(output, dim)
-        new.append(old if wanted is None else wanted)
-    edit.set_input(node, 3, np.array(new, np.int64))
+
+    def renewed(numbers: list[int], dims: list[int]) -> NDArray[np.int64]:
+        wanted = [edit.new_size(output, dim) for dim in dims]
+        return np.array([old if new is None else new for old, new in zip(numbers, wanted, strict=True)], np.int64)
+
+    constant = constant_ints(node, 3)
+    if constant is not None:
+        edit.set_input(node, 3, renewed(constant, axes))
+        return
+    parts = parts_of(sizes)
+    assert parts is not None
+    new: list[ir.Value] = []
+    for part in parts:
+        array = array_of(part.value)
+        if array is None:
+            new.append(part.value)
+        else:
+            numbers = renewed([int(number) for number in array.ravel()], axes[part.start : part.start + part.length])
+            new.append(edit.add_initializer(str(part.value.name), numbers))
+    edit.replace_shape_concat(node, 3, new, [None] * len(new), length=len(axes))
 
 
 @rule("DepthToSpace")

@@ -1,6 +1,6 @@
-"""Rules for Softmax, LogSoftmax, Hardmax: the axis they run over stays whole, all others are tied.
+"""Rules for Softmax, LogSoftmax, Hardmax: the axis they run over keeps all but minus infinity, all others are tied.
 
-An entry that is zero still takes part in the sum, so nothing goes from the softmax axis itself.
+An entry that is zero still takes part in the sum. One that is minus infinity does not, and comes out as zero.
 """
 
 from __future__ import annotations
@@ -11,13 +11,50 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from converters.compaction.axes import Axis, Constants, Facts, rank, static_size
+from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Permission, rank, static_size
 from converters.compaction.registry import Refusal, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rules.common import axis_of, int_attribute
 
 # Before this version the axis only says where the dimensions are split; all from there on are one.
 _FIRST_SINGLE_AXIS = 13
+
+
+class Shares(Relation):
+    """The axis that a softmax runs over: every output reads every input, and only minus infinity may go."""
+
+    def __init__(self, node: ir.Node, data: Axis, output: Axis) -> None:
+        super().__init__(node, [data, output])
+        self.data, self.output = data, output
+        self._permitted: Mask = np.zeros(data.size, bool)
+        self._down: Mask = np.zeros(data.size, bool)
+
+    @property
+    def reason(self) -> str:
+        return "a softmax sums over it, so that only minus infinity may go"
+
+    def _closed(self, facts: Facts) -> Mask:
+        known = facts.constants(self.data)
+        closed: Mask = np.zeros(self.data.size, bool) if known is None else known == -np.inf
+        return closed if not closed.all() else ~closed  # of nothing but minus infinity there is no softmax
+
+    def forward(self, facts: Facts) -> None:
+        facts.learn(self.output, np.where(self._closed(facts), 0.0, np.nan))
+
+    def require(self, live: Liveness, facts: Facts) -> None:
+        reads = bool(live.needed(self.output).any())
+        live.need(self.data, reads)
+        self._down = self._closed(facts)
+        self._permitted = self._down | (not reads)
+
+    def shrink(self, permission: Permission) -> None:
+        permission.withhold(self.data, ~self._permitted)
+        stays = ~permission.removable(self.data)
+        if stays.any() and not (stays & ~self._down).any():
+            # of nothing but minus infinity there is no softmax, not even one that nobody needs
+            permission.withhold(self.data, np.arange(self.data.size) == np.argmin(self._down))
+        permission.withhold(self.output, ~permission.removable(self.data), permission.cause(self.data))
+        permission.withhold(self.data, ~permission.removable(self.output), permission.cause(self.output))
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
@@ -38,6 +75,8 @@ def relate_softmax(node: ir.Node) -> list[Relation] | Refusal:
     relations: list[Relation] = []
     for dim in range(size):
         before, after = axis_of(x, dim), axis_of(output, dim)
+        if single and dim == first and node.op_type == "Softmax" and before is not None and after is not None:
+            relations.append(Shares(node, before, after))
         if dim not in mixed and before is not None and after is not None:
             relations.append(Tie(node, [before], [after], None if even is None else _even_out(before, even)))
     return relations

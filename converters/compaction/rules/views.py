@@ -12,7 +12,7 @@ from converters.compaction.dimensions import Dim, Monomial, product
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Product, Relation, Same, Tie, Unread
 from converters.compaction.rewrite import Edit
-from converters.compaction.rules.common import axis_of, ints_attribute
+from converters.compaction.rules.common import axis_of, constant_ints, ints_attribute, operand
 
 Group = tuple[list[int], list[int]]
 
@@ -237,10 +237,30 @@ def fix_expand(edit: Edit, node: ir.Node) -> None:
 
 @rule("Shape")
 def relate_shape(node: ir.Node) -> list[Relation] | Refusal:
-    """A Shape reads no elements; the dimensions that it asks for must keep their length."""
+    """A Shape reads no elements; the dimensions that its readers take must keep their length."""
     source = node.inputs[0]
     if source is None or source.shape is None:
         return Refusal("a Shape of a value of unknown rank")
-    start, end = node.attributes.get("start"), node.attributes.get("end")
-    asked = range(len(source.shape))[slice(start.as_int() if start else None, end.as_int() if end else None)]
+    asked = _asked(node, len(source.shape))
     return [Unread(node, axis) for axis in axes_of(source) if axis.dim not in asked]
+
+
+def _asked(node: ir.Node, size: int) -> set[int]:
+    """The dimensions that somebody reads, by a range of the Shape or by a Gather or Slice of constant places."""
+    start, end = node.attributes.get("start"), node.attributes.get("end")
+    dims = list(range(size))[slice(start.as_int() if start else None, end.as_int() if end else None)]
+    output = node.outputs[0]
+    if output.is_graph_output():
+        return set(dims)
+    asked: set[int] = set()
+    for use in output.uses():
+        reader, bounds = use.node, [constant_ints(use.node, slot) for slot in (1, 2)]
+        if reader.domain not in ("", "ai.onnx") or use.idx != 0 or bounds[0] is None:
+            return set(dims)
+        if reader.op_type == "Gather":
+            asked |= {dims[index] for index in bounds[0] if -len(dims) <= index < len(dims)}
+        elif reader.op_type == "Slice" and bounds[1] is not None and len(bounds[0]) == 1 and operand(reader, 4) is None:
+            asked |= set(dims[bounds[0][0] : bounds[1][0]])
+        else:
+            return set(dims)
+    return asked

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from l0runtime.gates.conditional.blocks import Conditional, EarlyExit
+from l0runtime.gates.conditional.blocks import bodies_of_gates
 from l0runtime.gates.conditional.objective import conditional_gates
 
 
@@ -39,27 +41,25 @@ class ExecutionRates:
 def block_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     """Multiply-accumulates of each conditional block for one sample, by the qualified name of its gate.
 
-    Linear layers, convolutions, and nothing else; blocks within a block are not counted as its own.
+    Convolutions and matrix products, those of attention included, and nothing else; blocks within a block are not
+    counted as its own.
 
     Args:
         model: with Conditional or EarlyExit modules.
         example: one batch of inputs.
     """
-    per_module = _macs_of_modules(model, example)
-    found: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Conditional | EarlyExit):
-            body = "body" if isinstance(module, Conditional) else "rest"
-            prefix = f"{name}.{body}" if name else body
-            found[f"{name}.gate" if name else "gate"] = sum(
-                macs for inner, macs in per_module.items() if _innermost(inner, prefix, model)
-            )
-    return found
+    work, bodies = _macs_of_modules(model, example), bodies_of_gates(model)
+    own: dict[str, int] = {}
+    for gate, body in bodies.items():
+        inner = [other for other in bodies.values() if other.startswith(f"{body}.")]
+        outermost = [name for name in inner if not any(name.startswith(f"{other}.") for other in inner)]
+        own[gate] = work.get(body, 0) - sum(work.get(name, 0) for name in outermost)
+    return own
 
 
 def total_macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates for one sample for which every block runs, gates included."""
-    return sum(_macs_of_modules(model, example).values())
+    return _macs_of_modules(model, example)[""]
 
 
 @torch.no_grad()
@@ -88,60 +88,46 @@ def execution_rates(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> 
             handle.remove()
         model.train(was_training)
     alone = {name: torch.cat(parts) for name, parts in own.items()}
-    runs = {name: _with_parents(name, alone, model) for name in alone}
+    bodies = bodies_of_gates(model)
+    runs = {name: _with_parents(name, alone, bodies) for name in alone}
     macs = torch.full((len(inputs),), float(always), dtype=torch.float64)
     for name, ran in runs.items():
         macs += ran.double() * work.get(name, 0)
     return ExecutionRates(runs, macs)
 
 
-def _with_parents(name: str, alone: dict[str, Tensor], model: nn.Module) -> Tensor:
+def _with_parents(name: str, alone: dict[str, Tensor], bodies: dict[str, str]) -> Tensor:
     """A block within another runs where both do."""
     ran = alone[name]
     for other, decided in alone.items():
-        module = model.get_submodule(other.rpartition(".")[0]) if "." in other else model
-        body = "body" if isinstance(module, Conditional) else "rest"
-        prefix = other.removesuffix("gate") + body + "."
-        if other != name and name.startswith(prefix):
+        if other != name and other in bodies and name.startswith(f"{bodies[other]}."):
             ran = ran & decided
     return ran
 
 
-def _innermost(layer: str, prefix: str, model: nn.Module) -> bool:
-    """Whether a layer lies in the block at `prefix` and in no block within that one."""
-    if layer != prefix and not layer.startswith(f"{prefix}."):
-        return False
-    inside = layer.removeprefix(prefix).strip(".")
-    path = prefix
-    for part in inside.split("."):
-        module = model.get_submodule(path)
-        if (isinstance(module, Conditional) and part == "body") or (isinstance(module, EarlyExit) and part == "rest"):
-            return False
-        path = f"{path}.{part}"
-    return True
-
-
 def _macs_of_modules(model: nn.Module, example: Tensor) -> dict[str, int]:
-    names = {module: name for name, module in model.named_modules()}
-    found: dict[str, int] = {}
-
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
-        per_sample = output[0].numel()
-        if isinstance(module, nn.Linear):
-            macs = per_sample * module.in_features
-        else:
-            assert isinstance(module, nn.Conv2d)
-            macs = per_sample * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
-        found[names[module]] = found.get(names[module], 0) + macs
-
-    handles = [module.register_forward_hook(count) for module in names if isinstance(module, nn.Linear | nn.Conv2d)]
-    try:
-        with torch.no_grad(), _evaluating(model):
-            model(example[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    """Of every module by qualified name, "" for the whole model, modules within it included."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _evaluating(model), _plain_attention(), counter:
+        model(example[:1])
+    root = type(model).__name__
+    found = {"": counter.get_total_flops() // 2}
+    for name, by_operator in counter.get_flop_counts().items():
+        if name.startswith(f"{root}."):
+            found[name.removeprefix(f"{root}.")] = sum(by_operator.values()) // 2
     return found
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention in plain products: torch's fused operators are not all known to the counter."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

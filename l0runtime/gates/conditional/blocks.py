@@ -104,6 +104,16 @@ class ConfidenceExit(nn.Module):
         return chosen
 
 
+def bodies_of_gates(model: nn.Module) -> dict[str, str]:
+    """Qualified names of what each gate decides about, by that of the gate."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Conditional | EarlyExit):
+            prefix = f"{name}." if name else ""
+            found[f"{prefix}gate"] = prefix + ("body" if isinstance(module, Conditional) else "rest")
+    return found
+
+
 def broadcast(z: Tensor, rank: int) -> Tensor:
     """Gate values [batch] as [batch, 1, ..., 1]."""
     return z.reshape(-1, *[1] * (rank - 1))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from l0runtime.errors import NoGateError, OptionError
+from l0runtime.gates.conditional.blocks import bodies_of_gates
 from l0runtime.gates.conditional.gate import ConditionalGate, Decisions
 
 TargetUnit = Literal["rate", "macs"]
@@ -31,7 +32,7 @@ class ConditionalPenalty:
         + shaping * sum_g distance of the batch's probabilities from the prior
 
     rate_g is the mean of the batch's decisions, which are differentiable (straight-through, or hard-concrete by the
-    probability that a gate is open).
+    probability that a gate is open). For "macs" a block within another counts where both run.
 
     Args:
         model: has conditional gates; called in train() mode before each call of the penalty.
@@ -72,26 +73,39 @@ class ConditionalPenalty:
             )
         self.targets, self.unit, self.weight, self.shaping = targets, unit, weight, shaping
         self.macs = dict(macs or {})
+        bodies = bodies_of_gates(model)
+        self._around = {
+            name: [other for other, body in bodies.items() if name.startswith(f"{body}.")] for name in self.gates
+        }
 
     def __call__(self) -> Tensor:
         """The penalty of the last batch as a scalar tensor."""
         decisions = {name: gate.take_decisions() for name, gate in self.gates.items()}
-        rates = {name: _rate(self.gates[name], made) for name, made in decisions.items()}
+        runs = {name: _decided(self.gates[name], made) for name, made in decisions.items()}
         if self.unit == "rate":
-            terms = [(rates[name] - self.targets[name]).square() for name in rates]
+            terms = [(runs[name].mean() - self.targets[name]).square() for name in runs]
             total = torch.stack(terms).mean() * self.weight
         else:
-            work = sum(self.macs[name] for name in rates)
-            spent = torch.stack([rates[name] * (self.macs[name] / max(work, 1)) for name in rates]).sum()
+            work = sum(self.macs[name] for name in runs)
+            spent = torch.stack(
+                [self._reached(name, runs).mean() * (self.macs[name] / max(work, 1)) for name in runs]
+            ).sum()
             total = (spent - next(iter(self.targets.values()))).square() * self.weight
         if self.shaping:
             distances = [shape_distance(made.probabilities) for made in decisions.values()]
             total = total + self.shaping * torch.stack(distances).sum()
         return total
 
+    def _reached(self, name: str, runs: Mapping[str, Tensor]) -> Tensor:
+        """Of each sample, whether the block runs, and those around it."""
+        reached = runs[name]
+        for outer in self._around[name]:
+            reached = reached * runs[outer]
+        return reached
 
-def _rate(gate: ConditionalGate, made: Decisions) -> Tensor:
-    return made.values.mean() if gate.kind == "gumbel" else made.probabilities.mean()
+
+def _decided(gate: ConditionalGate, made: Decisions) -> Tensor:
+    return made.values if gate.kind == "gumbel" else made.probabilities
 
 
 def shape_distance(probabilities: Tensor, a: float = 0.6, b: float = 0.4) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters import convert
+from converters import convert, inspect
 from converters.conditional import stage
 from l0runtime.conditional import read_conditional
 from l0runtime.errors import VerificationError
@@ -103,9 +103,24 @@ def test_the_report_says_what_was_done(report: object) -> None:
     notes = report.notes  # type: ignore[attr-defined]
     assert "3: its gate fires for no input, so it was removed" in notes
     assert (
-        "1: conditional, 20,736 MACs that its gate (6 MACs) can save; too small to pay for its gate and a branch, "
+        "1: conditional, 20,736 MACs that its gate (6 MACs) can save; too small to pay for its gate and a branch on a "
+        "CPU, "
         "--measure would leave it unconditional"
     ) in notes
+
+
+def test_report_and_inspection_show_the_blocks(report: object, folder: Path) -> None:
+    shown = str(report)
+    head = "blocks that run for some inputs only: 11,148 MACs when none runs, 73,356 when all do"
+    assert head in shown
+    found = inspect(folder / "out.onnx")
+    assert head in str(found)
+    assert found.conditional is not None
+    assert [block.branch for block in found.conditional.blocks] == ["1.If", "2.If"]
+    assert "conditional" not in found.conversion
+    # of the file's 6-channel convolutions: 3 -> 6, 6 -> 3 -> 6 and 6 -> 6 -> 6, 6 -> 2, two gates; biases; no scalars
+    weights = (3 * 6 * 9 + 6) + (6 * 3 * 9 + 3 + 3 * 6 * 9 + 6) + 2 * (6 * 6 * 9 + 6) + (6 * 2 + 2) + 2 * (6 + 1)
+    assert abs(found.parameters - weights) <= 4  # thresholds
 
 
 def test_names_types_and_shapes_of_outputs_stay(report: object, folder: Path) -> None:

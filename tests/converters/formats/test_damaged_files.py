@@ -24,7 +24,7 @@ from small_models import make_mlp
 from torch import nn
 from torch.nn.utils import prune
 
-from benchmarks.sources.masked import cofi, constrained_sparsity, flop, l0_arm, llm_shearing
+from benchmarks.sources.masked import cofi, constrained_sparsity, convnet_aig, flop, l0_arm, llm_shearing
 from converters.sources import Candidate, SourceOptions, available_sources, find_source
 from l0runtime.errors import L0RuntimeError
 from l0runtime.gates import GatedLinear, save
@@ -110,6 +110,7 @@ READERS: dict[str, tuple[Callable[[Path], Path], SourceOptions]] = {
     "flop": (lambda folder: flop.make(folder, True).path, SourceOptions(flop.build_small, (torch.ones(1, 2).long(),))),
     "cofi": (lambda folder: cofi.make(folder, True).path, SourceOptions()),
     "llm-shearing": (lambda folder: llm_shearing.make(folder, True).path, SourceOptions()),
+    "convnet-aig": (lambda folder: convnet_aig.make(folder, True).path, SourceOptions()),
     "nn-pruning": (make_nn_pruning, SourceOptions()),
     "torch-prune": (make_prune, SourceOptions(plain)),
     "torch-ao": (make_ao, SourceOptions(plain)),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from l0runtime.gates import ConditionalResNet
-from l0runtime.gates.conditional import Conditional, EarlyExit, block_macs, execution_rates, total_macs
+from l0runtime.gates.conditional import Conditional, ConditionalGate, EarlyExit, block_macs, execution_rates, total_macs
 
 from .test_blocks import X, by_first_feature
 
@@ -24,6 +24,28 @@ def test_the_work_of_a_residual_network_is_counted_by_hand() -> None:
 def test_grouped_convolutions_count_the_inputs_of_their_group() -> None:
     net = nn.Sequential(Conditional(nn.Conv2d(4, 4, 3, padding=1, groups=2), by_first_feature(4)))
     assert block_macs(net, torch.zeros(1, 4, 5, 5)) == {"0.gate": 25 * 4 * 2 * 9}
+
+
+class Attention(nn.Module):
+    """Self-attention behind a norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        result: torch.Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return result
+
+
+def test_attention_counts_its_products_too() -> None:
+    width, length = 8, 5
+    net = nn.Sequential(Conditional(Attention(width, 2), ConditionalGate(width, hidden=0)))
+    projections = 4 * length * width * width
+    assert block_macs(net, torch.zeros(1, length, width)) == {"0.gate": projections + 2 * length * length * width}
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_each_sample_pays_for_what_ran_for_it() -> None:

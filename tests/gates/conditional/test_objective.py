@@ -36,6 +36,17 @@ def test_the_work_of_the_model_is_drawn_to_its_target() -> None:
     assert penalty().item() == pytest.approx(((300 * 0.5 + 100) / 400 - 0.5) ** 2)
 
 
+def test_work_within_a_block_counts_where_both_run() -> None:
+    """100 samples: the outer block runs for the first half, the inner one for every other sample, so 25 reach it."""
+    inner = Conditional(nn.Linear(2, 2), ConditionalGate(2))
+    net = Conditional(nn.Sequential(nn.Linear(2, 2), inner), ConditionalGate(2))
+    first_half, every_other = (torch.arange(100) < 50).float(), (torch.arange(100) % 2).float()
+    net.gate._decisions = Decisions(first_half, first_half)
+    inner.gate._decisions = Decisions(every_other, every_other)
+    penalty = ConditionalPenalty(net, 0.0, unit="macs", macs={"gate": 300, "body.1.gate": 100}, weight=1.0)
+    assert penalty().item() == pytest.approx(((300 * 0.5 + 100 * 0.25) / 400) ** 2)
+
+
 def test_training_reaches_the_target() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(Conditional(nn.Linear(4, 4), ConditionalGate(4, hidden=0))).train()

@@ -9,6 +9,7 @@ from rule_case import TOLERANCE, Array, build, compacted, difference, run, sizes
 
 from converters.compaction.axes import axes_of
 from converters.compaction.relations import Tie
+from converters.compaction.rules import heads
 
 R = np.random.default_rng(11)
 WQ, WK, WV, WO = (R.normal(size=shape) / 2 for shape in ((6, 12), (6, 12), (6, 12), (12, 6)))
@@ -69,6 +70,61 @@ def test_a_key_head_goes_with_all_of_its_query_heads() -> None:
     assert sizes(compact_model) == [(6, 3), (6, 3), (6, 6), (6, 6)]
     expected = attention_by_hand(WK[:, :6], WV[:, :6], wo, 2)
     np.testing.assert_allclose(run(compact_model, X), expected, rtol=0, atol=TOLERANCE)
+
+
+def features(matrix: Array, axis: int, heads: list[int], feature: int) -> Array:
+    """Zeros at one of the 3 features of each of these heads."""
+    changed = matrix.copy()
+    np.moveaxis(changed, axis, 0)[[3 * head + feature for head in heads]] = 0
+    return changed
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_feature_goes_when_it_adds_nothing_in_any_head(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    # feature 2: the query is zero in heads 0 and 1, the key in heads 2 and 3; feature 1 of the values is zero or unread
+    wq, wk = features(WQ, 1, [0, 1], 2), features(WK, 1, [2, 3], 2)
+    wv, wo = features(WV, 1, [0, 1, 2, 3], 1), features(WO, 0, [3], 1)
+    text = """(TYPE[N,5,6] x) => (TYPE[N,5,6] y) {
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        a = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v)
+        y = MatMul(a, wo)
+    }""".replace("TYPE", "double" if dtype is np.float64 else "float")
+    made = build(text, 23, **{k: w.astype(dtype) for k, w in {"wq": wq, "wk": wk, "wv": wv, "wo": wo}.items()})
+    assert sizes(compacted(made)) == [(6, 8), (6, 8), (6, 8), (8, 6)]
+    assert difference(made, X.astype(dtype)) < (TOLERANCE if dtype is np.float64 else 1e-5)
+    monkeypatch.setattr(heads, "_keep_scale", lambda *arguments: None)
+    assert difference(made, X.astype(dtype)) > 0.01
+
+
+def test_a_feature_that_counts_in_one_head_stays_in_all() -> None:
+    wq, wv = features(WQ, 1, [0, 1, 2], 2), features(WV, 1, [1, 2, 3], 0)
+    text = """(double[N,5,6] x) => (double[N,5,6] y) {
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        a = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v)
+        y = MatMul(a, wo)
+    }"""
+    made = build(text, 23, wq=wq, wk=WK, wv=wv, wo=WO)
+    assert sizes(compacted(made)) == [(6, 12), (6, 12), (6, 12), (12, 6)]
+    assert difference(made, X) < TOLERANCE
+
+
+def test_features_of_separate_heads_go_with_grouped_queries() -> None:
+    # [N, H, S, d]: 4 query heads share 2 key heads; feature 0 of every key, feature 2 of every value
+    text = """(double[N,5,6] x) => (double[N,5,6] y) {
+        q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)
+        qr = Reshape(q, four) kr = Reshape(k, two) vr = Reshape(v, two)
+        qt = Transpose<perm=[0,2,1,3]>(qr) kt = Transpose<perm=[0,2,1,3]>(kr) vt = Transpose<perm=[0,2,1,3]>(vr)
+        a = Attention(qt, kt, vt)
+        at = Transpose<perm=[0,2,1,3]>(a)
+        ar = Reshape(at, flat)
+        y = MatMul(ar, wo)
+    }"""
+    made = build(
+        text, 23, wq=WQ, wk=features(WK, 1, [0, 1], 0)[:, :6], wv=features(WV, 1, [0, 1], 2)[:, :6], wo=WO,
+        four=[0, 0, 4, 3], two=[0, 0, 2, 3], flat=[0, 0, 12],
+    )  # fmt: skip
+    assert sizes(compacted(made)) == [(6, 4), (6, 4), (6, 8), (8, 6)]
+    assert difference(made, X) < TOLERANCE
 
 
 def test_heads_that_are_not_counted_anew_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
