@@ -32,6 +32,10 @@ class Cost(Protocol):
         """Cost as a fraction of the ungated network's, a scalar; shares: kept share per gate vector, [count]."""
         ...
 
+    def kept_fraction(self, shares: Tensor) -> Tensor:
+        """The same for what is kept in the end, which may come in steps and needs no derivative."""
+        ...
+
 
 @dataclass(frozen=True)
 class Term:
@@ -68,6 +72,10 @@ class CostModel:
         """Cost as a fraction of the ungated network's, a scalar; shares: kept share per gate vector, [count]."""
         powers, base = self._powers.to(shares.device), self._base.to(shares.device)
         return (torch.pow(shares, powers).prod(1) * base).sum()
+
+    def kept_fraction(self, shares: Tensor) -> Tensor:
+        """The same: every unit counts alike."""
+        return self.fraction(shares)
 
     def select(self, chosen: Sequence[int]) -> CostModel:
         """The same cost where only the gate vectors `chosen` exist, renumbered in their order."""

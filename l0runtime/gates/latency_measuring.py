@@ -30,12 +30,11 @@ from l0runtime.gates.attached import gates_in
 from l0runtime.gates.attaching import detach, find
 from l0runtime.gates.cost import CostModel
 from l0runtime.gates.couplings import argument, operator_name, shape_of
-from l0runtime.gates.latency_table import GRID, LatencyTable, TimedLayer
+from l0runtime.gates.latency_table import BLOCK, BLOCKED_FROM, GRID, LatencyTable, TimedLayer
 from l0runtime.gates.places import LayerWidths
 from l0runtime.measurement.layer_times import LayerKind, LayerTimes, Widths
 from l0runtime.session import load
 
-_SMOOTH_FROM = 32  # widths of at least this are measured at multiples of 8, where no kernel has a ragged edge
 _RUNS = (5, 200)  # of the whole network, at least and at most, and no longer than so many seconds
 _SECONDS = 2.0
 
@@ -113,6 +112,7 @@ def measure_latency(
         other_ms=growing_ms,
         fixed_ms=rest_ms - growing_ms,
         places=tuple(place.name for place in gates.places),
+        sizes=tuple(place.size for place in gates.places),
         conditions={**times.conditions, "batch": str(batch)},
     )
 
@@ -143,7 +143,7 @@ def _widths(size: int, share: CostModel | None) -> list[int]:
     """The widths to measure: those of the grid where gates act on a side, else the full one alone."""
     if share is None or not any(term.gates for term in share.terms):
         return [size]
-    step = 8 if size >= _SMOOTH_FROM else 1
+    step = BLOCK if size >= BLOCKED_FROM else 1  # at multiples of it no kernel has a ragged edge
     return sorted({min(size, max(1, step * round(size * part / step))) for part in GRID[1:-1]} | {size})
 
 

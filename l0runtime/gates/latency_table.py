@@ -25,6 +25,8 @@ from l0runtime.errors import ModelFileError
 from l0runtime.gates.cost import CostModel, Term
 
 GRID: Final = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # shares of a width that a table holds times for
+BLOCK: Final = 8  # units that kernels work in
+BLOCKED_FROM: Final = 32  # narrower layers are measured, and counted, unit by unit
 _FORMAT = 1
 
 
@@ -57,6 +59,7 @@ class LatencyTable:
         other_ms: time that shrinks with the values written.
         fixed_ms: time that nothing saves.
         places: names of the gate vectors, in the order that `fraction` expects.
+        sizes: number of gates of each.
         conditions: what was measured, and with what.
     """
 
@@ -67,11 +70,12 @@ class LatencyTable:
         other_ms: float,
         fixed_ms: float,
         places: tuple[str, ...],
+        sizes: tuple[int, ...],
         conditions: Mapping[str, str],
     ) -> None:
         self.layers, self.activations = layers, activations
         self.other_ms, self.fixed_ms = other_ms, fixed_ms
-        self.places, self.count = places, len(places)
+        self.places, self.sizes, self.count = places, sizes, len(places)
         self.conditions = dict(conditions)
         self._evaluate = _Evaluation(self)
         self.total_ms = float(self._evaluate(torch.ones(max(self.count, 1))))
@@ -83,6 +87,17 @@ class LatencyTable:
     def fraction(self, shares: Tensor) -> Tensor:
         """The same as a fraction of the ungated network's."""
         return self.latency_ms(shares) / self.total_ms
+
+    @torch.no_grad()
+    def kept_fraction(self, shares: Tensor) -> Tensor:
+        """The same for what is kept in the end: kernels work in blocks of 8, so wide vectors count in steps of 8 units.
+
+        `converters.convert(align="auto")` pads up to such widths where that is faster.
+        """
+        sizes = torch.tensor(self.sizes, dtype=shares.dtype, device=shares.device)
+        units = (shares * sizes).round()
+        padded = torch.minimum((units / BLOCK).ceil() * BLOCK, sizes)
+        return self.fraction(torch.where(sizes >= BLOCKED_FROM, padded, units) / sizes)
 
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=5)
@@ -105,6 +120,7 @@ class LatencyTable:
             "format": _FORMAT,
             "conditions": self.conditions,
             "places": self.places,
+            "sizes": self.sizes,
             "grid": GRID,
             "fixed_ms": self.fixed_ms,
             "other_ms": self.other_ms,
@@ -139,7 +155,8 @@ class LatencyTable:
             activations = _cost(content["activations"], len(places))
             assert activations is not None
             times = float(content["other_ms"]), float(content["fixed_ms"])
-            return cls(layers, activations, *times, places, content["conditions"])
+            sizes = tuple(int(size) for size in content["sizes"])
+            return cls(layers, activations, *times, places, sizes, content["conditions"])
         except FileNotFoundError as error:
             raise ModelFileError(f"{path}: no such file; expected a latency table (measure_latency).") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:

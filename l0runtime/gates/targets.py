@@ -114,7 +114,7 @@ class TargetCost:
 
     def kept(self) -> float:
         """Cost of what the evaluation rule keeps now, a fraction."""
-        return float(self.cost.fraction(self.gates.kept_shares()))
+        return float(self.cost.kept_fraction(self.gates.kept_shares()))
 
     @torch.no_grad()
     def expected(self) -> float:
@@ -162,7 +162,7 @@ class TargetCost:
             lowest = float(self.cost.fraction(self.gates.spec.constants.probability_open(extreme)))
             return lowest, f"with every log_alpha at its lower limit {100 * lowest:.1f} % are expected to stay"
         shares = torch.tensor([0.0 if gate.size == 1 else 1 / gate.size for gate in self.gates])
-        lowest = float(self.cost.fraction(shares))
+        lowest = float(self.cost.kept_fraction(shares))
         ungated = float(self.cost.fraction(torch.zeros(len(self.gates))))
         return lowest, (
             f"with one unit left at each place {100 * lowest:.1f} % stay, {100 * ungated:.1f} % in what no gate acts on"
@@ -184,7 +184,7 @@ def settle_gates(gates: AttachedGates, cost: Cost, target: float) -> None:
     low, high = 0, len(ranked)  # kept ranks: `low` fits, `high` is tried
     while low < high:
         middle = (low + high + 1) // 2
-        if float(cost.fraction(_shares_above(gates, float(ranked[middle - 1])))) <= target:
+        if float(cost.kept_fraction(_shares_above(gates, float(ranked[middle - 1])))) <= target:
             low = middle
         else:
             high = middle - 1
@@ -210,7 +210,7 @@ def _fill_up(gates: list[AttachedGate], kept: list[Tensor], cost: Cost, target: 
     ]
     for _, place, unit in sorted(closed, reverse=True)[:_MOST_TRIED]:
         kept[place][unit] = True
-        if float(cost.fraction(torch.stack([keep.float().mean() for keep in kept]))) > target:
+        if float(cost.kept_fraction(torch.stack([keep.float().mean() for keep in kept]))) > target:
             kept[place][unit] = False
 
 

@@ -178,7 +178,7 @@ class Trainer:
         cost = self.penalty.cost if isinstance(self.penalty, TargetCost) else gates.costs.get("macs")
         if cost is None:
             return None, None
-        return float(cost.fraction(gates.shares())), float(cost.fraction(gates.kept_shares()))
+        return float(cost.fraction(gates.shares())), float(cost.kept_fraction(gates.kept_shares()))
 
     def run(self, progress: Progress | None = None, after_epoch: Callable[[EpochRecord], None] | None = None) -> None:
         """Train until `options.epochs` are done; `after_epoch` may evaluate, log, save, or remove gates (Shrinker)."""

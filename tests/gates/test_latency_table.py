@@ -32,7 +32,7 @@ def table() -> LatencyTable:
         TimedLayer("depthwise", "Conv", None, share(1), share(), steps),
     )
     values = CostModel([Term(3.0, (0,)), Term(1.0, ())], 3)
-    return LatencyTable(layers, values, 1.0, 0.5, ("a", "b", "block"), {"batch": "1"})
+    return LatencyTable(layers, values, 1.0, 0.5, ("a", "b", "block"), (64, 10, 1), {"batch": "1"})
 
 
 def test_the_latency_is_the_sum_by_hand() -> None:
@@ -61,6 +61,14 @@ def test_closed_vectors_leave_what_nothing_saves_and_a_finite_derivative() -> No
     assert float(latency.detach()) == pytest.approx(0.5 + 0.25)
     assert shares.grad is not None
     assert bool(shares.grad.isfinite().all())
+
+
+def test_what_is_kept_of_a_wide_vector_counts_in_blocks_of_eight() -> None:
+    found = table()
+    # 33 of 64 units take as long as 40; 3 of 10 are counted as they are
+    kept = found.kept_fraction(torch.tensor([33 / 64, 0.3, 1.0]))
+    assert torch.equal(kept, found.fraction(torch.tensor([40 / 64, 0.3, 1.0])))
+    assert torch.equal(found.kept_fraction(torch.ones(3)), found.fraction(torch.ones(3)))
 
 
 def test_a_file_gives_the_same_table_back(tmp_path: Path) -> None:
