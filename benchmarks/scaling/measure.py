@@ -27,11 +27,16 @@ LIMIT = 1.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--result", type=Path, required=True, help="rows that it holds already stay, unless made anew")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--graphs", nargs="+", default=list(GRAPHS), choices=list(GRAPHS))
     options = parser.parse_args()
+    found = json.loads(options.result.read_text())["graphs"] if options.result.exists() else {}
     compact(ir.from_proto(next(iter(GRAPHS.values()))(60)))  # imports and first calls
-    found = {name: [measure(name, size) for size in options.sizes] for name in GRAPHS}
+    for name in options.graphs:
+        for size in options.sizes:
+            rows = {row["size"]: row for row in found.get(name, [])} | {size: measure(name, size)}
+            found[name] = [rows[key] for key in sorted(rows)]
     for rows in found.values():
         for row in rows:
             row["per_node_relative"] = round(row["ms_per_node"] / rows[0]["ms_per_node"], 2)
@@ -57,6 +62,7 @@ def measure(name: str, size: int) -> dict[str, float]:
         seconds.append(time.process_time() - begin)
     nodes = len(proto.graph.node)
     return {
+        "size": size,
         "nodes": nodes,
         "axes_cut": removed,
         "cpu_seconds": round(min(seconds), 2),
