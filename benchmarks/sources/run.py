@@ -59,6 +59,8 @@ FORMATS: dict[str, Callable[[Path], Made]] = {
     "flop": flop.make,
     "cofi": cofi.make,
     "llm-shearing": llm_shearing.make,
+    "cofi (small)": partial(cofi.make, small=True),
+    "llm-shearing (small)": partial(llm_shearing.make, small=True),
     "convnet-aig (small)": partial(convnet_aig.make, small=True),
     **recorded.MAKERS,
 }

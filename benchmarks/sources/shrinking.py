@@ -34,7 +34,7 @@ from l0runtime.gates import LeNet5, PaperPenalty, Trainer, TrainingOptions, Wide
 from l0runtime.machine import describe_machine
 
 PATIENCE = 2
-LEAST_SHARE = 0.05
+LEAST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LeNetSetting(Setting):
 
 class WideResNetSetting(Setting):
     def build(self) -> nn.Module:
-        return WideResNet(10, 2, per_example=False)
+        return WideResNet(10, 2, per_example=True)
 
 
 SETTINGS: dict[str, Setting] = {
@@ -74,12 +74,12 @@ SETTINGS: dict[str, Setting] = {
         (1, 28, 28),
         (10.0, 0.5, 0.1, 10.0),
         60_000,
-        TrainingOptions(epochs=15, gate_learning_rate=2e-2, average_decay=0.98),
+        TrainingOptions(epochs=12, gate_learning_rate=2e-2, average_decay=0.98),
     ),
     "wide-resnet": WideResNetSetting(
         3_000,
         (3, 14, 14),
-        (0.1,),
+        (0.02,),
         3_000,
         TrainingOptions(epochs=15, batch_size=50, gate_learning_rate=4e-2, average_decay=0.95),
     ),
