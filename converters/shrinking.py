@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
 
 from converters.dynamic_axes import first_line
 from converters.export import export_unoptimised
@@ -35,7 +36,7 @@ from l0runtime.gates.gate import Gate
 from l0runtime.gates.layers import GatedConv2d, GatedLinear
 from l0runtime.gates.penalty import gates_of
 from l0runtime.gates.records import EpochRecord
-from l0runtime.gates.resizing import resize
+from l0runtime.gates.resizing import laid_out_like, resize
 from l0runtime.gates.training import Trainer
 
 Index = NDArray[np.int64]
@@ -90,8 +91,8 @@ def shrink(
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     models = [model, *averages]
     _check(models, closed)
-    plains = [_marked_copy(one, args, closed) for one in models]
-    plans, statistics = _plan(plains, args)
+    plains = [_marked_copy(one, args, closed).cpu() for one in models]
+    plans, statistics = _plan(plains, pytree.tree_map(_to_cpu, args))
     gates = _gates_left(model, plans[0])
     for one, plan in zip(models, plans, strict=True):
         _try(one, plan, gates, statistics, args)
@@ -127,16 +128,18 @@ class Shrinker:
         least_share: gates that can go before it is worth the time, as a share of those that there are.
     Raises:
         OptionError: a setting outside its range.
+        UnsupportedModelError: gates that `attach` put in.
     """
 
     def __init__(
-        self, trainer: Trainer, *, patience: int = 3, threshold: float = 0.1, least_share: float = 0.05
+        self, trainer: Trainer, *, patience: int = 3, threshold: float = 0.1, least_share: float = 0.2
     ) -> None:
         if patience < 1 or not 0 < threshold <= 1 or not 0 <= least_share < 1:
             raise OptionError(
                 "Shrinker: expected patience >= 1, 0 < threshold <= 1 and 0 <= least_share < 1; "
                 f"found {patience}, {threshold} and {least_share}."
             )
+        _refuse_attached(trainer.model)
         self.trainer, self.patience, self.threshold, self.least_share = trainer, patience, threshold, least_share
         self.epochs_closed = {
             name: torch.zeros(gate.size, dtype=torch.int64) for name, gate in gates_of(trainer.model).items()
@@ -182,11 +185,7 @@ class Shrinker:
 
 
 def _check(models: Sequence[nn.Module], closed: Mapping[str, Tensor]) -> None:
-    if gates_in(models[0]) is not None:
-        raise UnsupportedModelError(
-            "shrink: the gates were put in by attach, which scale weights of layers that know nothing of them. Freeze "
-            "them, and fine-tune what converters.compact_module makes of the model."
-        )
+    _refuse_attached(models[0])
     for model in models:
         gates = gates_of(model)
         for name, mask in closed.items():
@@ -195,6 +194,14 @@ def _check(models: Sequence[nn.Module], closed: Mapping[str, Tensor]) -> None:
             still_open = int((mask.to(gates[name].log_alpha.device) & ~gates[name].closed()).sum())
             if still_open:
                 raise OptionError(f"shrink: {still_open} gates of {name} are to go, but are not closed.")
+
+
+def _refuse_attached(model: nn.Module) -> None:
+    if gates_in(model) is not None:
+        raise UnsupportedModelError(
+            "shrink: the gates were put in by attach, which scale weights of layers that know nothing of them. Freeze "
+            "them, and fine-tune what converters.compact_module makes of the model."
+        )
 
 
 def _marked_copy(model: nn.Module, args: tuple[Any, ...], closed: Mapping[str, Tensor]) -> nn.Module:
@@ -238,6 +245,10 @@ def _mask_of(
     if key in masks:
         return masks[key]
     return np.zeros(_arrays(module)[key[0]].shape[key[1]], bool)
+
+
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
 
 def _arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
@@ -323,10 +334,11 @@ def _apply(model: nn.Module, plan: ModulePlan, gates: Mapping[str, Index]) -> No
             child.size = len(child.log_alpha)
 
 
-def _slice(tensor: Tensor, kept: Mapping[int, Index]) -> Tensor:
+def _slice(whole: Tensor, kept: Mapping[int, Index]) -> Tensor:
+    tensor = whole.detach()
     for dim, index in kept.items():
         tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
-    return tensor.detach().clone()
+    return laid_out_like(tensor, whole).clone()
 
 
 @torch.no_grad()
@@ -335,6 +347,7 @@ def _settle_statistics(model: nn.Module, statistics: Mapping[str, NDArray[Any]])
     for name, constants in statistics.items():
         known = torch.from_numpy(~np.isnan(constants))
         mean = buffers[name]
+        known = known.to(mean.device)
         mean[known] = torch.from_numpy(constants).to(mean)[known]
         variance = buffers.get(name.replace("running_mean", "running_var"))
         if variance is not None:

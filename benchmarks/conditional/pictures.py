@@ -52,7 +52,7 @@ def draw_errors(rows: list[dict[str, Any]]) -> Figure:
             short = name.removesuffix(" allowed").replace("8-16-32-32, L0 gates, ", "L0 ")
             panel.annotate(short, (macs, error), fontsize=6, xytext=(4, 3), textcoords="offset points")
     panel.set_xscale("log")
-    panel.set_yscale("log")
+    panel.margins(x=0.15, y=0.1)
     panel.set_xlabel("multiply-accumulates per image, on average")
     panel.set_ylabel("error on 10,000 test images (%)")
     panel.legend()

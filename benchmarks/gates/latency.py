@@ -90,7 +90,12 @@ def train(target: float, epochs: int, folder: Path) -> dict[str, Any]:
 
 def measured(name: str, folder: Path) -> dict[str, Any]:
     found = l0runtime.bench(
-        folder / f"{name}.compact.onnx", folder / f"{name}.gated.onnx", batch=_BATCH, device="cpu", footprint=False
+        folder / f"{name}.compact.onnx",
+        folder / f"{name}.gated.onnx",
+        batch=_BATCH,
+        dims={"height": 8, "width": 8},
+        device="cpu",
+        footprint=False,
     )
     (item,) = found.results
     speed = item.speed_up
@@ -109,7 +114,7 @@ def main() -> None:
     parser.add_argument("step", choices=["train", "measure"])
     parser.add_argument("--folder", type=Path, required=True, help="where the two steps keep tables and models")
     parser.add_argument("--result", type=Path, help="of `measure`: JSON file to write")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     facts = arguments.folder / "trained.json"

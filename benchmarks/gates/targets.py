@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, required=True, help="JSON file to write; records go beside it")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", help="names of runs to repeat; the others stay in the result file")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -109,9 +110,14 @@ def main() -> None:
     plan: list[tuple[str, float | None, float | None]] = [("no gates", None, None)]
     plan += [(f"target {round(100 * t)} %", t, None) for t in _TARGETS]
     plan += [(f"lambda {price}", None, price) for price in _LAMBDAS]
-    runs = []
+    runs: list[dict[str, Any]] = []
+    if arguments.only and arguments.result.exists():
+        runs = json.loads(arguments.result.read_text())["runs"]
     for seed in arguments.seeds:
         for name, target, price in plan:
+            if arguments.only and name not in arguments.only:
+                continue
+            runs = [r for r in runs if (r["name"], r["seed"]) != (name, seed)]
             runs.append(run(name, arguments.epochs, seed, target, price, records))
             document = {"epochs": arguments.epochs, "versions": versions(), "runs": runs}
             arguments.result.write_text(json.dumps(document, indent=1) + "\n")

@@ -4,9 +4,8 @@
     python -m benchmarks.gates.transformers_models measure --folder DIR --result benchmarks/gates/transformers.json
 
 ViT: timm's VisionTransformer from a small config on scikit-learn's digits (1437 training images of 8 x 8 pixels).
-BERT: transformers' BertForSequenceClassification from a small config on real English text that scikit-learn ships: the
-descriptions of its data sets and its docstrings, cut into pieces of 48 characters; the class is which of four documents
-a piece is from. Both train for some minutes from scratch with a target of half the multiply-accumulates; the gates may
+BERT: transformers' BertForSequenceClassification from a small config on the same digits as 16 tokens each, the means of
+2 x 2 pixels rounded to 17 levels. Both train from scratch with a target of half the multiply-accumulates; the gates may
 close heads, neurons and whole blocks. `measure` compares the two files with `l0runtime.bench`. Needs timm and
 transformers for `train`.
 """
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import benchmarks.zoo.torchvision_operators  # noqa: F401  # before timm, which imports torchvision
@@ -42,9 +42,8 @@ from l0runtime.gates import (
 )
 
 _TARGET = 0.5
-_PIECE = 48
+_LEVELS = 17
 _BATCHES = (1, 32)
-_SYMBOLS = " abcdefghijklmnopqrstuvwxyz0123456789.,:;()[]-_=+*/'\"`<>|#%&"
 
 
 class Logits(nn.Module):
@@ -69,59 +68,29 @@ def vit() -> nn.Module:
 
 
 def bert() -> nn.Module:
-    """4 layers, width 64, 4 heads, characters as tokens."""
+    """4 layers, width 64, 4 heads, levels of grey as tokens."""
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=len(_SYMBOLS) + 1,
+        vocab_size=_LEVELS,
         hidden_size=64,
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=256,
-        max_position_embeddings=_PIECE,
-        num_labels=4,
+        max_position_embeddings=16,
+        num_labels=10,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
     return Logits(BertForSequenceClassification(config))
 
 
-def load_text() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pieces of four documents: descriptions of data sets, and docstrings of three packages of scikit-learn.
-
-    Every fifth piece is for the test; pieces do not overlap. Tokens are int64 [N, 48].
-    """
-    import importlib
-    import inspect
-    import pkgutil
-
-    import sklearn
-    from sklearn import datasets
-
-    folder = Path(datasets.__file__).parent / "descr"
-    documents = ["\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.rst")))]
-    for package in ("linear_model", "cluster", "metrics"):
-        module = importlib.import_module(f"sklearn.{package}")
-        names = [info.name for info in pkgutil.iter_modules(module.__path__) if "test" not in info.name]
-        texts = [inspect.getdoc(getattr(module, name)) or "" for name in sorted(module.__all__)]
-        assert names, sklearn.__version__
-        documents.append("\n".join(texts))
-    shortest = min(len(clean(text)) for text in documents) // _PIECE
-    number = {symbol: position + 1 for position, symbol in enumerate(_SYMBOLS)}
-    train: list[tuple[list[int], int]] = []
-    test: list[tuple[list[int], int]] = []
-    for label, text in enumerate(documents):
-        text = clean(text)
-        for piece in range(min(shortest, 900)):
-            tokens = [number.get(symbol, 0) for symbol in text[piece * _PIECE : (piece + 1) * _PIECE]]
-            (test if piece % 5 == 0 else train).append((tokens, label))
-    tensors = [torch.tensor([item[part] for item in rows]) for rows in (train, test) for part in (0, 1)]
-    return tensors[0], tensors[1], tensors[2], tensors[3]
-
-
-def clean(text: str) -> str:
-    """Lower case, with runs of white space as one space."""
-    return " ".join(text.lower().split())
+def load_tokens() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The digits as token numbers, int64 [N, 16]: means of 2 x 2 pixels, rounded to one of 17 levels."""
+    inputs, labels, test_inputs, test_labels = load_digits()
+    levels = _LEVELS - 1
+    train, test = ((F.avg_pool2d(x, 2).flatten(1) * levels).round().long() for x in (inputs, test_inputs))
+    return train, labels, test, test_labels
 
 
 def train(make: Any, data: tuple[Tensor, ...], epochs: int, gated: bool) -> Trainer:
@@ -129,7 +98,7 @@ def train(make: Any, data: tuple[Tensor, ...], epochs: int, gated: bool) -> Trai
     torch.manual_seed(0)
     model = make()
     options = TrainingOptions(
-        epochs=epochs, batch_size=64, learning_rate=1e-3, gate_learning_rate=0.05, average_decay=0.98
+        epochs=epochs, batch_size=64, learning_rate=2e-3, gate_learning_rate=0.05, average_decay=0.98
     )
     penalty: Any = lambda: torch.zeros(())  # noqa: E731
     if gated:
@@ -168,7 +137,7 @@ def train_and_convert(name: str, make: Any, data: tuple[Tensor, ...], epochs: in
 def measured(name: str, folder: Path, threads: int) -> dict[str, Any]:
     """Cost and speed of both files; at each batch size the speed-up with its interval, and the control's."""
     compact, before = folder / f"{name}.compact.onnx", folder / f"{name}.gated.onnx"
-    bounds = {"tokens": len(_SYMBOLS) + 1} if name == "bert" else None
+    bounds = {"tokens": _LEVELS} if name == "bert" else None
     found = l0runtime.bench(
         compact, before, batch=_BATCHES, device="cpu", threads=threads, bounds=bounds, footprint=False
     )
@@ -196,18 +165,21 @@ def main() -> None:
     parser.add_argument("step", choices=["train", "measure"])
     parser.add_argument("--folder", type=Path, required=True, help="where the two steps keep the trained models")
     parser.add_argument("--result", type=Path, help="of `measure`: JSON file to write")
-    parser.add_argument("--epochs", type=int, nargs=2, default=[30, 14], help="of the ViT and of the BERT")
+    parser.add_argument("--epochs", type=int, nargs=2, default=[30, 30], help="of the ViT and of the BERT")
+    parser.add_argument("--only", nargs="+", default=["vit", "bert"], help="which to train; others stay in the folder")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     facts = arguments.folder / "trained.json"
     if arguments.step == "train":
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        runs = [
-            train_and_convert("vit", vit, load_digits(), arguments.epochs[0], arguments.folder),
-            train_and_convert("bert", bert, load_text(), arguments.epochs[1], arguments.folder),
-        ]
-        facts.write_text(json.dumps(runs, indent=1))
+        runs = json.loads(facts.read_text()) if facts.exists() else []
+        plan = [("vit", vit, load_digits, arguments.epochs[0]), ("bert", bert, load_tokens, arguments.epochs[1])]
+        for name, make, data, epochs in plan:
+            if name in arguments.only:
+                found = train_and_convert(name, make, data(), epochs, arguments.folder)
+                runs = [*(run for run in runs if run["name"] != name), found]
+                facts.write_text(json.dumps(runs, indent=1))
         return
     if arguments.result is None:
         parser.error("measure needs --result")

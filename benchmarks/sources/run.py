@@ -32,6 +32,7 @@ from benchmarks.sources.masked import (
     amlab,
     cofi,
     constrained_sparsity,
+    convnet_aig,
     flop,
     l0_arm,
     llm_shearing,
@@ -58,6 +59,7 @@ FORMATS: dict[str, Callable[[Path], Made]] = {
     "flop": flop.make,
     "cofi": cofi.make,
     "llm-shearing": llm_shearing.make,
+    "convnet-aig (small)": partial(convnet_aig.make, small=True),
     **recorded.MAKERS,
 }
 AMLAB = {"amlab (LeNet-5)": "lenet5.pth.tar", "amlab (MLP, average)": "mlp_300_100_ema.pth.tar"}
@@ -83,7 +85,7 @@ def convert_one(name: str, made: Made, folder: Path) -> dict[str, Any]:
         "parameters": [report.before.parameters, report.after.parameters],
         "macs": [report.before.macs, report.after.macs],
         "file_bytes": [report.before.file_bytes, report.after.file_bytes],
-        "baseline": str(made.path if is_onnx else gated),
+        "baseline": made.path.name if is_onnx else gated.name,
         "notes": list(report.notes),
     }
 
@@ -106,7 +108,7 @@ def count_errors(made: Made, mnist: Mapping[str, Any], folder: Path) -> dict[str
     return {"masked": masked, "compact": found}
 
 
-def time_one(folder: Path, baseline: str) -> dict[str, Any]:
+def time_one(folder: Path, baseline: Path) -> dict[str, Any]:
     """Time of gated over compact on the example's inputs."""
     with np.load(folder / "feed.npz") as stored:
         feed = dict(stored)
@@ -165,15 +167,15 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if options.time:
             row = result["formats"][name]
-            row["speed_up"] = time_one(folder, row["baseline"])
+            row["speed_up"] = time_one(folder, folder / Path(row["baseline"]).name)
         else:
             made = makers[name](folder)
             row = result["formats"][name] = convert_one(name, made, folder)
             if mnist is not None and name in AMLAB:
                 row["wrong_of_10000"] = count_errors(made, mnist, folder)
         print(f"{name}: {row}", file=sys.stderr, flush=True)
-    result["machine"] = describe_machine()
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result["machine"] = describe_machine()
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
     missed = [name for name, row in result["formats"].items() if not row["relative_difference"] <= BAR]
     if missed:

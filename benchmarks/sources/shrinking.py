@@ -34,6 +34,7 @@ from l0runtime.gates import LeNet5, PaperPenalty, Trainer, TrainingOptions, Wide
 from l0runtime.machine import describe_machine
 
 PATIENCE = 2
+LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,18 @@ class WideResNetSetting(Setting):
 SETTINGS: dict[str, Setting] = {
     # the paper's network, penalty and optimizer; fewer examples and faster gates, for a run of minutes
     "lenet-5": LeNetSetting(
-        20_000,
+        10_000,
         (1, 28, 28),
         (10.0, 0.5, 0.1, 10.0),
         60_000,
-        TrainingOptions(epochs=14, gate_learning_rate=1e-2, average_decay=0.99),
+        TrainingOptions(epochs=15, gate_learning_rate=2e-2, average_decay=0.98),
     ),
     "wide-resnet": WideResNetSetting(
-        5_000,
+        3_000,
         (3, 14, 14),
         (0.1,),
-        5_000,
-        TrainingOptions(epochs=14, batch_size=64, gate_learning_rate=3e-2, average_decay=0.98),
+        3_000,
+        TrainingOptions(epochs=15, batch_size=50, gate_learning_rate=4e-2, average_decay=0.95),
     ),
 }
 
@@ -110,10 +111,11 @@ def compare(name: str, setting: Setting, data: Path, epochs: int | None) -> dict
         twin = copy.deepcopy(model)
         penalty = PaperPenalty(twin, setting.lambdas, setting.penalty_examples)
         trainers[kind] = Trainer(twin, train_x, train_y, penalty, options)
-    shrinker = Shrinker(trainers["shrinking"], patience=PATIENCE)
+    shrinker = Shrinker(trainers["shrinking"], patience=PATIENCE, least_share=LEAST_SHARE)
     observer = Shrinker(trainers["whole"], patience=PATIENCE, least_share=0.999999)  # counts, and never shrinks
     ever_closed = {name: torch.zeros(gate.size, dtype=torch.bool) for name, gate in gates_of(model).items()}
     rows: list[dict[str, Any]] = []
+    shown = shown_epochs(options.epochs)
     for epoch in range(options.epochs):
         row: dict[str, Any] = {"epoch": epoch + 1}
         for kind, trainer in trainers.items():
@@ -127,7 +129,7 @@ def compare(name: str, setting: Setting, data: Path, epochs: int | None) -> dict
                 "shrinking_seconds": 0.0 if done is None else done.seconds,
                 "loss": record.loss,
                 "kept": record.kept,
-                "error_percent": 100 * trainer.evaluate(test_x, test_y),
+                "error_percent": 100 * trainer.evaluate(test_x, test_y) if epoch + 1 in shown else None,
                 "parameters": sum(p.numel() for p in trainer.model.parameters()),
             }
         observer()
@@ -142,12 +144,18 @@ def compare(name: str, setting: Setting, data: Path, epochs: int | None) -> dict
         "penalty_examples": setting.penalty_examples,
         "options": vars(options),
         "patience": PATIENCE,
+        "least_share": LEAST_SHARE,
         "units": {gates: list(counts) for gates, counts in kept_units(trainers["whole"].evaluated_model).items()},
         "units_shrunk": {gates: kept for gates, (kept, _) in kept_units(trainers["shrinking"].evaluated_model).items()},
         "closed_for_good": sum(int(mask.sum()) for mask in ever_closed.values()),
         "reopened": sum(int((ever_closed[gates] & end_open[gates]).sum()) for gates in ever_closed),
         "epochs": rows,
     }
+
+
+def shown_epochs(epochs: int) -> list[int]:
+    """Those in which the error is measured: the first, the last, and two between."""
+    return sorted({1, max(1, epochs // 3), max(1, 2 * epochs // 3), epochs})
 
 
 def table(result: dict[str, Any]) -> str:
@@ -159,8 +167,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for name, run in result["runs"].items():
         rows = run["epochs"]
-        shown = sorted({1, len(rows) // 3, 2 * len(rows) // 3, len(rows)})
-        for row in (rows[number - 1] for number in shown):
+        for row in (rows[number - 1] for number in shown_epochs(len(rows))):
             whole, narrow = row["whole"], row["shrinking"]
             lines.append(
                 f"| {name} | {row['epoch']} | {whole['cpu_seconds']:.1f} | {narrow['cpu_seconds']:.1f} | "

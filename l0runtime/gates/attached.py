@@ -184,29 +184,39 @@ class AttachedGates(nn.Module):
 
 
 class Scale(nn.Module):
-    """A parametrisation: the parameter times its gates along one axis.
+    """A parametrisation: the parameter times all gates that act on it.
+
+    Gates on the same axis are multiplied first, and a single gate for the whole parameter with them, so that the
+    parameter itself is gone through once per axis.
 
     Args:
-        gate: shared with the model's `l0_gates`, so not a child of this module.
-        point: what is scaled.
+        parts: each gate vector, shared with the model's `l0_gates` (so not a child of this module), and what it scales.
     """
 
-    index: Tensor | None
-
-    def __init__(self, gate: AttachedGate, point: Point) -> None:
+    def __init__(self, parts: Sequence[tuple[AttachedGate, Point]]) -> None:
         super().__init__()
-        self._shared = (gate,)  # in a tuple, or it would be registered as a child
-        self.axis = point.axis
-        index = None if point.index is None else torch.tensor(point.index, device=gate.log_alpha.device)
-        self.register_buffer("index", index, persistent=False)
+        self._shared = tuple(gate for gate, _ in parts)  # in a tuple, or they would be registered as children
+        self.axes = tuple(point.axis for _, point in parts)
+        for number, (gate, point) in enumerate(parts):
+            index = None if point.index is None else torch.tensor(point.index, device=gate.log_alpha.device)
+            self.register_buffer(f"index{number}", index, persistent=False)
 
     def forward(self, parameter: Tensor) -> Tensor:
-        z = expand(self._shared[0].current(), self.index)
-        if self.axis is not None:
+        factors: dict[int | None, Tensor] = {}
+        for number, (gate, axis) in enumerate(zip(self._shared, self.axes, strict=True)):
+            z = expand(gate.current(), self._buffers[f"index{number}"])
+            factors[axis] = factors[axis] * z if axis in factors else z
+        whole = factors.pop(None, None)  # [1]
+        if whole is not None and not factors:
+            return parameter * whole.to(parameter.dtype)
+        for axis, z in factors.items():
+            if whole is not None:
+                z, whole = z * whole, None
             shape = [1] * parameter.dim()
-            shape[self.axis] = z.shape[0]
-            z = z.view(shape)
-        return parameter * z.to(parameter.dtype)
+            assert axis is not None
+            shape[axis] = z.shape[0]
+            parameter = parameter * z.view(shape).to(parameter.dtype)
+        return parameter
 
 
 def expand(z: Tensor, index: Tensor | None) -> Tensor:
@@ -275,15 +285,18 @@ def connect(model: nn.Module, gates: AttachedGates) -> None:
         _check_layers(model, gates)
     model.add_module(CHILD, gates)
     model.register_forward_pre_hook(_Draw(gates), with_kwargs=True)
+    parts: dict[str, list[tuple[AttachedGate, Point]]] = {}
     for gate in gates:
         if gates.spec.per_example:
             _hook(model, gate)
             continue
         for point in gate.place.points:
-            layer, _, name = point.tensor.rpartition(".")
-            gates.orders.setdefault(layer, tuple(model.get_submodule(layer)._parameters))
-            own_class(model.get_submodule(layer))
-            parametrize.register_parametrization(model.get_submodule(layer), name, Scale(gate, point), unsafe=True)
+            parts.setdefault(point.tensor, []).append((gate, point))
+    for tensor, acting in parts.items():
+        layer, _, name = tensor.rpartition(".")
+        gates.orders.setdefault(layer, tuple(model.get_submodule(layer)._parameters))
+        own_class(model.get_submodule(layer))
+        parametrize.register_parametrization(model.get_submodule(layer), name, Scale(acting), unsafe=True)
 
 
 def disconnect(model: nn.Module, gates: AttachedGates, fold: bool) -> None:
@@ -361,7 +374,7 @@ def _fold(model: nn.Module, gates: AttachedGates, tied: set[int]) -> None:
     for gate in gates:
         for point in gate.place.points:
             layer, _, name = point.tensor.rpartition(".")
-            _replace(model.get_submodule(layer), name, Scale(gate, point)(model.get_parameter(point.tensor)), tied)
+            _replace(model.get_submodule(layer), name, Scale([(gate, point)])(model.get_parameter(point.tensor)), tied)
 
 
 def _hook(model: nn.Module, gate: AttachedGate) -> None:

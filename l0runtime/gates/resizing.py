@@ -43,14 +43,14 @@ def resize(module: nn.Module, tensors: Mapping[str, Tensor], groups: Mapping[str
         if old is None and key in layer._buffers:
             buffer = layer._buffers[key]
             assert buffer is not None
-            buffer.data = tensor.to(buffer).contiguous()
+            buffer.data = laid_out_like(tensor.to(buffer), buffer)
         elif old is None:
             like = next(layer.parameters(recurse=False))
             layer.register_parameter(key, nn.Parameter(tensor.to(like).contiguous()))
         else:
             if old.shape != tensor.shape and not is_resizable(layer):
                 raise UnsupportedModelError(f"{owner}: {type(layer).__name__} cannot get other widths.")
-            old.data = tensor.to(old).contiguous()
+            old.data = laid_out_like(tensor.to(old), old)
             old.grad = None
         touched[owner] = None
     for owner in [*touched, *(groups or {})]:
@@ -59,6 +59,16 @@ def resize(module: nn.Module, tensors: Mapping[str, Tensor], groups: Mapping[str
             assert isinstance(layer, _ConvNd)
             layer.groups = groups[owner]
         update_sizes(layer)
+
+
+def laid_out_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """The tensor with its axes in memory as another's of the same rank: channels last, or in order.
+
+    A fused optimizer takes a parameter and its state in the order of their memory, so both must keep one layout.
+    """
+    # one input channel makes a weight contiguous in both ways; its stride tells which was meant
+    is_last = other.dim() == 4 and other.stride(1) == 1 and other.is_contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def update_sizes(layer: nn.Module) -> None:
@@ -92,6 +102,7 @@ def shrink_to_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ModelFileError: a stored tensor is wider, has another number of axes, or belongs to a layer of fixed widths.
     """
     narrower: dict[str, Tensor] = {}
+    groups: dict[str, int] = {}
     for name, own in _tensors_of(module):
         stored = tensors.get(name)
         if stored is None or stored.shape == own.shape:
@@ -105,7 +116,11 @@ def shrink_to_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 "can have been removed. The file is damaged, or of another network."
             )
         narrower[name] = own.new_zeros(stored.shape)
-    resize(module, narrower)
+        owner, _, key = name.rpartition(".")
+        layer = module.get_submodule(owner)
+        if isinstance(layer, _ConvNd) and key == "weight" and layer.groups == own.shape[0] > 1:
+            groups[owner] = stored.shape[0]  # depthwise: every channel is a group
+    resize(module, narrower, groups)
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -98,6 +98,7 @@ class Trainer:
             )
         self.model, self.inputs, self.labels, self.penalty, self.options = model, inputs, labels, penalty, options
         self.gates = list(gates_of(model).values())
+        self.whole_shapes = _shapes_of(model)  # before any gate was removed
         self.optimizer = _build_optimizer(model, options)
         self.average: AveragedModel | None = None
         self._restart_average()
@@ -180,7 +181,7 @@ class Trainer:
         return float(cost.fraction(gates.shares())), float(cost.fraction(gates.kept_shares()))
 
     def run(self, progress: Progress | None = None, after_epoch: Callable[[EpochRecord], None] | None = None) -> None:
-        """Train until `options.epochs` are done; `after_epoch` may evaluate, log and save."""
+        """Train until `options.epochs` are done; `after_epoch` may evaluate, log, save, or remove gates (Shrinker)."""
         while self.epoch < self.options.epochs:
             record = self.run_epoch(progress)
             if after_epoch is not None:
@@ -206,6 +207,7 @@ class Trainer:
             "options": asdict(self.options),
             "epoch": self.epoch,
             "model": self.model.state_dict(),
+            "whole_shapes": self.whole_shapes,
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "penalty": self.penalty.state_dict() if isinstance(self.penalty, TargetCost | PaperPenalty) else None,
@@ -249,10 +251,13 @@ class Trainer:
             if found != expected and field.name != "epochs":
                 raise OptionError(f"{path}: the run had {field.name}={found}, now it is {expected}; keep it to resume.")
         try:
-            shrink_to_fit(self.model, state["model"])  # a run that removed closed gates goes on without them
+            is_same_network = state.get("whole_shapes") == self.whole_shapes
+            if is_same_network:
+                shrink_to_fit(self.model, state["model"])  # a run that removed closed gates goes on without them
             self.model.load_state_dict(state["model"])
             if self.average is not None:
-                shrink_to_fit(self.average, state["average"])
+                if is_same_network:
+                    shrink_to_fit(self.average, state["average"])
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             if isinstance(self.penalty, TargetCost | PaperPenalty) and state.get("penalty") is not None:
@@ -277,6 +282,10 @@ def error_rate(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int
         wrong += int(torch.count_nonzero(model(x).argmax(1) != y))
     model.train(was_training)
     return wrong / len(labels)
+
+
+def _shapes_of(model: nn.Module) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _build_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

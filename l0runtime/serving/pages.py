@@ -62,7 +62,7 @@ def make_pages(repository: ModelRepository, metrics_page: Callable[[], bytes], *
 
         return Route(path, answer, methods=["GET"], name=handler.__name__)
 
-    return Starlette(
+    pages = Starlette(
         routes=[
             page("/v2/health/live", live),
             page("/v2/health/ready", ready),
@@ -76,6 +76,9 @@ def make_pages(repository: ModelRepository, metrics_page: Callable[[], bytes], *
         ],
         exception_handlers={RequestError: _failed, HTTPException: _refused},
     )
+    # an address with a slash too many is no page; a redirection would lead to whatever host the client names
+    pages.router.redirect_slashes = False
+    return pages
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -459,3 +459,23 @@ def tokens_of_which_some_are_never_read_and_some_features_are_maps(r):
         w1=w1, b1=1 + np.abs(vector(r, 16)), image=[0, 16, 8, 8], w2=weight(r, 16, 1, 3, 3), w4=w4, b4=vector(r, 16),
         flat=[0, 16, 64], w3=weight(r, 16, 4), start=[1], end=[61], tokens=[1],
     )  # fmt: skip
+
+
+@case(params=4 * 8 + 4 + 4)
+def closed_branch_behind_views_that_have_no_shorter_form(r):
+    """CoAtNet's attention among pixels: heads are split and merged by views, and the projection is closed."""
+    return model(
+        f"""(float[N,8,6,6] x) => (float[N,4,6,6] y) {{
+            {conv('k', 'x', 'w1, b1', 'pads=[0,0,0,0]')}
+            h = Reshape(k, heads)
+            t = Transpose<perm=[0,1,3,2]>(h)
+            s = Softmax<axis=-1>(t)
+            u = Transpose<perm=[0,1,3,2]>(s)
+            m = Reshape(u, image)
+            {conv('p', 'm', 'w2, b2', 'pads=[0,0,0,0]')}
+            {conv('c', 'x', 'w3, b3', 'pads=[0,0,0,0]')}
+            y = Add(c, p)
+        }}""",
+        w1=weight(r, 24, 8, 1, 1), b1=vector(r, 24), heads=[0, 2, 12, 36], image=[0, 24, 6, 6],
+        w2=np.zeros((4, 24, 1, 1), np.float32), b2=vector(r, 4), w3=weight(r, 4, 8, 1, 1), b3=vector(r, 4),
+    )  # fmt: skip

@@ -87,10 +87,13 @@ def trainer_of(model: nn.Module, optimizer: str, epochs: int = 4) -> Trainer:
 
 
 @pytest.mark.filterwarnings("ignore::l0runtime.gates.GateWarning")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_losses_are_those_of_a_run_without_shrinking(optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "layout"),
+    [("sgd", torch.contiguous_format), ("adam", torch.contiguous_format), ("adam", torch.channels_last)],
+)
+def test_the_losses_are_those_of_a_run_without_shrinking(optimizer: str, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
-    whole = small_lenet()
+    whole = small_lenet().to(memory_format=layout)
     close(whole)
     narrow = copy.deepcopy(whole)
     plain, shrunk = trainer_of(whole, optimizer), trainer_of(narrow, optimizer)
@@ -107,6 +110,9 @@ def test_the_losses_are_those_of_a_run_without_shrinking(optimizer: str) -> None
             assert shrinker(found) is not None
     x = data(1, 12, 12)[0]
     assert narrow[0].out_channels < 6
+    assert narrow[3].weight.is_contiguous(memory_format=layout)
+    for parameter, state in shrunk.optimizer.state.items():
+        assert all(t.stride() == parameter.stride() for t in state.values() if torch.is_tensor(t) and t.dim())
     for one, other in ((whole, narrow), (plain.evaluated_model, shrunk.evaluated_model)):
         torch.testing.assert_close(other.eval()(x), one.eval()(x), rtol=0, atol=2e-4)
 

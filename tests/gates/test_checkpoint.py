@@ -176,8 +176,8 @@ def test_safetensors_from_elsewhere_are_refused(saved: Path) -> None:
 
 
 def test_a_newer_format_is_refused(saved: Path) -> None:
-    rewrite(saved, header={"version": 3, "architecture": "lenet-300-100", "config": {}})
-    assert refusal(saved) == "written in format 3, this version reads up to 2; upgrade l0runtime."
+    rewrite(saved, header={"version": 4, "architecture": "lenet-300-100", "config": {}})
+    assert refusal(saved) == "written in format 4, this version reads up to 3; upgrade l0runtime."
 
 
 @pytest.mark.parametrize(

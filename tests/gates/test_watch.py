@@ -94,3 +94,15 @@ def test_each_problem_is_told_once() -> None:
 
 def test_a_rule_without_a_threshold_is_not_watched() -> None:
     assert GateWatch(nn.Sequential(Gate(4, rule="top-k")), 10).problems(10) == []
+
+
+def test_gates_that_were_removed_count_as_closed() -> None:
+    model = nn.Sequential(GatedLinear(8, 4))
+    watch = GateWatch(model, 100)
+    gate = model[0].gate
+    kept = torch.arange(5)
+    gate.log_alpha.data = gate.log_alpha.data[kept]
+    gate.size = 5
+    watch.narrow({"0": kept})
+    assert watch.start["0"].shape == (5,)
+    assert not [problem for problem in watch.problems(50) if problem.kind == "slow"]

@@ -108,6 +108,8 @@ def test_a_wrong_row_among_right_ones_harms_nobody_else(shared: RunningServer) -
             404,
             "no page /v2/models/linear/nonsense/1/infer; /openapi.json",
         ),
+        ("POST", "/v2/models/linear/", 404, "no page /v2/models/linear/; /openapi.json lists all."),
+        ("GET", "/v2/", 404, "no page /v2/; /openapi.json lists all."),
         ("GET", "/nothing", 404, "no page /nothing; /openapi.json lists all."),
         ("DELETE", "/v2/models/linear", 405, "this page takes GET."),
         ("GET", "/v2/models/absent", 404, "no model 'absent'; this server has linear, two, divide, table, mixing."),
