@@ -29,9 +29,9 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int:
 
 
 def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """A float attribute or its default."""
+    """A float attribute or its default; both are float32 in the format, so that 0.01 is rounded in either case."""
     attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()
+    return float(np.float32(default)) if attribute is None else attribute.as_float()
 
 
 def string_attribute(node: ir.Node, name: str, default: str) -> str:
