@@ -72,8 +72,9 @@ def plot_rates(points: Sequence[RatePoint], path: Path) -> None:
         of_batch = [point for point in points if point.batch == batch]
         rates = [100 * point.rate for point in of_batch]
         panel.plot(rates, [point.line_ms for point in of_batch], "--", color="grey", label="proportional line")
-        if all(point.masked_ms is not None for point in of_batch):
-            panel.plot(rates, [point.masked_ms for point in of_batch], label="masked")
+        masked = [point.masked_ms for point in of_batch if point.masked_ms is not None]
+        if len(masked) == len(of_batch):
+            panel.plot(rates, masked, label="masked")
         panel.plot(rates, [point.conditional_ms for point in of_batch], marker="o", label="conditional")
         panel.set_xlabel("share of the samples that each block runs for (%)")
         panel.set_ylabel("median time of a run (ms)")
