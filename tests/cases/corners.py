@@ -718,3 +718,21 @@ def output_that_is_listed_twice(r):
 @case(params=DENSE_LIVE)
 def split_with_an_empty_part_that_is_read(r):
     return dense(r, "nothing, all = Split<axis=1>(g, sizes)\n m = Concat<axis=1>(all, nothing)", sizes=[0, 8])
+
+
+@case(params=5 * 6 + 5 + 6 * 4 + 2 * 4 * 3)
+def split_behind_a_concat_of_which_one_part_goes(r):
+    """The Split is left with the other part of the Concat as its input, which itself loses nothing."""
+    return model(
+        """(float[N,6] x) => (float[N,3] y, float[N,3] z) {
+            a = MatMul(x, w1)
+            b = MatMul(x, w2)
+            g = Mul(b, closed)
+            c = Concat<axis=1>(g, a)
+            p, q = Split<axis=1>(c, sizes)
+            y = MatMul(p, w3)
+            z = MatMul(q, w4)
+        }""",
+        w1=weight(r, 6, 4), w2=weight(r, 6, 8), closed=np.zeros(8, np.float32), sizes=[8, 4], w3=weight(r, 8, 3),
+        w4=weight(r, 4, 3),
+    )  # fmt: skip

@@ -100,7 +100,8 @@ def fix_split(edit: Edit, node: ir.Node) -> None:
     assert source is not None
     assert source.shape is not None
     dim = int_attribute(node, "axis", 0) % len(source.shape)
-    before = axis_of(source, dim)
+    # the axis that was analysed: a Concat in front may be gone by now, and another value be the input
+    before = next((r.source for r in edit.relations(node) if isinstance(r, (Select, Take))), None)
     if before is None or not edit.removed(before).any():
         return
     removed, start = edit.removed(before), 0
