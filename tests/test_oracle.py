@@ -23,7 +23,7 @@ def test_oracle_agrees_with_onnxruntime(name: str) -> None:
         assert relative_difference(evaluate(original, feeds), run_onnxruntime(original, feeds)) <= case.tolerance
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.no_onnxruntime != "no number"])
 def test_case_is_not_degenerate(name: str) -> None:
     """A case whose outputs ignore the input could not tell a right compaction from a wrong one."""
     case = CASES[name]

@@ -151,8 +151,15 @@ def bench(
     )
 
 
-def _check_batch(path: Path, specs: Sequence[InputSpec], size: int, shapes: Mapping[str, object] | None) -> None:
-    """Refuse a batch size that a model with a fixed first dimension cannot take, rather than ignore it."""
+def _check_batch(path: Path, specs: Sequence[InputSpec], size: int, shapes: Mapping[str, Sequence[int]] | None) -> None:
+    """Refuse a batch size that the inputs will not have, rather than report another one's times under its name."""
+    for spec in specs:
+        given = (shapes or {}).get(spec.name)
+        if given and spec.shape and isinstance(spec.shape[0], str) and given[0] != size:
+            raise InputError(
+                f"{path}: batch {size}: the shape given for input '{spec.name}', {list(given)}, has {given[0]} first. "
+                "Give the batch size that the shapes have, or leave the shape out."
+            )
     fixed = [spec for spec in specs if spec.shape and isinstance(spec.shape[0], int)]
     if len(fixed) == len(specs) and fixed and not shapes and fixed[0].shape[0] != size:
         raise InputError(

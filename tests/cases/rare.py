@@ -50,7 +50,7 @@ def features_taken_by_a_condition(r):
     return dense(r, "m = Compress<axis=1>(g, chosen)", width=5, chosen=np.arange(8) % 3 != 1)
 
 
-@case(equality="the places of what is not zero are counted through all features")
+@case(equality="the places of what is not zero are counted through all features", constant_output=True)
 def places_of_what_is_not_zero(r):
     return model(
         """(float[N,6] x) => (float[2] y) {
@@ -64,7 +64,7 @@ def places_of_what_is_not_zero(r):
     )  # fmt: skip
 
 
-@case(equality="the closed features are one of the numbers that are told apart")
+@case(equality="the closed features are one of the numbers that are told apart", constant_output=True)
 def number_of_different_values(r):
     return model(
         """(float[N,6] x) => (float[1] y) {

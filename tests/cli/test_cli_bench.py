@@ -40,7 +40,9 @@ def test_a_model_against_itself_is_inconclusive_with_code_2(model: str) -> None:
 
 
 def test_json_is_all_of_stdout_and_csv_lands_in_its_file(model: str, tmp_path: Path) -> None:
-    code, out, _ = run(model, "--margin", "99%", "--shape", "x=3x5", "--json", "--csv", str(tmp_path / "out.csv"))
+    code, out, _ = run(
+        model, "--margin", "99%", "--batch", "3", "--shape", "x=3x5", "--json", "--csv", str(tmp_path / "out.csv")
+    )
     assert code == 2
     assert json.loads(out)["results"][0]["shapes"] == {"x": [3, 5]}
     assert (tmp_path / "out.csv").read_text().count("\n") == 3

@@ -123,3 +123,12 @@ def test_options_without_a_meaning_are_refused(narrow: Path, options: dict[str, 
     with pytest.raises(OptionError) as caught:
         l0runtime.bench(narrow, narrow, device="cpu", **options)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+def test_a_batch_size_that_a_given_shape_does_not_have_is_refused(narrow: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        l0runtime.bench(narrow, narrow, batch=[1, 8], shapes={"x": (1, 16)}, device="cpu")
+    assert str(caught.value) == (
+        f"{narrow}: batch 8: the shape given for input 'x', [1, 16], has 1 first. "
+        "Give the batch size that the shapes have, or leave the shape out."
+    )
