@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from l0runtime.errors import NoGateError, OptionError
 from l0runtime.gates.conditional.blocks import bodies_of_gates
-from l0runtime.gates.conditional.gate import ConditionalGate, Decisions
+from l0runtime.gates.conditional.gate import ConditionalGate
 
 TargetUnit = Literal["rate", "macs"]
 
@@ -31,11 +31,10 @@ class ConditionalPenalty:
         weight * (sum_g macs_g rate_g / sum_g macs_g - target)^2  unit "macs"
         + shaping * sum_g distance of the batch's probabilities from the prior
 
-    The first term is the mean of two, with two rates: rate_g is the mean of the batch's random decisions, which are
-    differentiable (straight-through, or hard-concrete by the probability that a gate is open), and that of the
-    decisions which evaluation would make, with the gradient of the probabilities. By the first alone a gate of
-    probability 0.3 for every sample would be at its target of 0.3, and never run once it is evaluated. For "macs" a
-    block within another counts where both run.
+    rate_g is the share of the batch for which evaluation would run the block, with the gradient of the probabilities.
+    The random decisions of training are not what a target is about: a gate of probability 0.3 for every sample would be
+    at its target of 0.3 by them, and never run once it is evaluated. For "macs" a block within another counts where
+    both run.
 
     Args:
         model: has conditional gates; called in train() mode before each call of the penalty.
@@ -84,9 +83,7 @@ class ConditionalPenalty:
     def __call__(self) -> Tensor:
         """The penalty of the last batch as a scalar tensor."""
         decisions = {name: gate.take_decisions() for name, gate in self.gates.items()}
-        drawn = {name: _decided(self.gates[name], made) for name, made in decisions.items()}
-        settled = {name: made.settled for name, made in decisions.items()}
-        total = (self._miss(drawn) + self._miss(settled)) * (self.weight / 2)
+        total = self._miss({name: made.settled for name, made in decisions.items()}) * self.weight
         if self.shaping:
             distances = [shape_distance(made.probabilities) for made in decisions.values()]
             total = total + self.shaping * torch.stack(distances).sum()
@@ -106,10 +103,6 @@ class ConditionalPenalty:
         for outer in self._around[name]:
             reached = reached * runs[outer]
         return reached
-
-
-def _decided(gate: ConditionalGate, made: Decisions) -> Tensor:
-    return made.values if gate.kind == "gumbel" else made.probabilities
 
 
 def shape_distance(probabilities: Tensor, a: float = 0.6, b: float = 0.4) -> Tensor:
