@@ -36,10 +36,14 @@ def command(output: Path | None, epochs: int, seed: int, as_json: bool) -> None:
     Runs on the CPU and takes less than two minutes on two free cores. Exit code 1 if the compact
     network does not compute what the trained one does.
     """
+    import torch
+
     from converters import convert
     from l0runtime.gates import progress_bar, save, train_digits
     from l0runtime.measurement import bench
 
+    # so small a network trains as fast on one thread, and several wait for each other where a core is busy
+    torch.set_num_threads(1)
     begin = time.perf_counter()
     with ExitStack() as stack:
         folder = _make_folder(output) if output is not None else _temporary_folder(stack)
