@@ -137,7 +137,8 @@ def resolve_shapes(
             else:
                 raise InputError(
                     f"input '{spec.name}': dimension {axis} ({dim or 'unnamed'}) is dynamic and has no size. "
-                    f"Give its shape, such as {spec.name}={'x'.join(_example(d, batch) for d in spec.shape)}."
+                    f"Give {f'the size {dim}=N or the whole' if dim else 'its'} shape, such as "
+                    f"{spec.name}={'x'.join(_example(d, batch) for d in spec.shape)}."
                 )
         resolved[spec.name] = tuple(shape)
     return resolved

@@ -100,7 +100,8 @@ def test_initializers_listed_as_inputs_are_not_fed() -> None:
         ),
         (
             {},
-            "input 'ids': dimension 1 (L) is dynamic and has no size. Give its shape, such as ids=1x1.",
+            "input 'ids': dimension 1 (L) is dynamic and has no size. "
+            "Give the size L=N or the whole shape, such as ids=1x1.",
         ),
         ({"dims": {"L": 1}, "bounds": {"x": 3}}, "bound given for 'x': the model's integer inputs are 'ids', 'mask'."),
         ({"dims": {"L": 1}, "bounds": {"ids": 0}}, "bound given for 'ids': found 0, expected at least 1."),

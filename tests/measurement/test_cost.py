@@ -128,5 +128,6 @@ def test_a_dynamic_dimension_without_a_size_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         count_cost(model)
     assert str(caught.value) == (
-        "input 'x': dimension 2 (H) is dynamic and has no size. Give its shape, such as x=1x3x1x1."
+        "input 'x': dimension 2 (H) is dynamic and has no size. "
+        "Give the size H=N or the whole shape, such as x=1x3x1x1."
     )
