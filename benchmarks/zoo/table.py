@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-_JUDGED = ("exact", "WRONG")
+_JUDGED = ("exact", "WRONG", "ill-conditioned")
 
 
 def load(paths: Iterable[Path]) -> list[Row]:
@@ -71,9 +71,17 @@ def summary(rows: list[Row], judged: list[Row]) -> list[str]:
             "rows exact in float32 (1e-5 of the output's scale)",
             _share([*judged, *failed], lambda r: r["status"] == "exact"),
         ),
+        (
+            "of the others: float64 equal (1e-10) on the same inputs and the gated model less equal to itself",
+            _share([r for r in judged if r["status"] != "exact"], lambda r: r["status"] == "ill-conditioned"),
+        ),
         ("rows exact in float64 (1e-10), of those evaluated", _share(wide, lambda r: r["difference_float64"] <= 1e-10)),
         ("rows that reach 95 % of the ideal FLOP reduction", _share(reducible, lambda r: reached(r, "macs") >= 0.95)),
         ("rows no slower than gated (upper quartile of the paired ratio >= 1)", _share(sized, _is_no_slower)),
+        (
+            "of the slower ones, no slower with `convert --align auto`",
+            _share([r for r in sized if not _is_no_slower(r)], _is_no_slower_aligned),
+        ),
         (
             "rows without an added Gather or Scatter at run time, or faster with those that were chosen",
             _share(sized, _is_free_of_idle_gathers),
@@ -101,6 +109,10 @@ def _is_no_slower(row: Row) -> bool:
     return bool(row["speedup_quartiles"][1] >= 1)
 
 
+def _is_no_slower_aligned(row: Row) -> bool:
+    return "align_speedup" in row and bool(row["align_speedup_quartiles"][1] >= 1)
+
+
 def _is_free_of_idle_gathers(row: Row) -> bool:
     if row["index_operators_added"] <= 0:
         return True
@@ -119,6 +131,12 @@ def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
         reasons = []
         if row["status"] == "WRONG":
             reasons.append(f"difference {_number(row['difference_float32'])} {row.get('reason', '')}")
+        if row["status"] == "ill-conditioned":
+            reasons.append(
+                f"float32 difference {_number(row['difference_float32'])} (float64 "
+                f"{_number(row['difference_float64'])}); the gated model differs from itself by "
+                f" {_number(row['difference_of_gated_itself'])} with and without the runtime's optimisations"
+            )
         if "macs_after" in row:
             share = reached(row, "macs")
             if share is not None and share < 0.95:
@@ -131,7 +149,8 @@ def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
                     f"{row['index_operators_added']} index operators added (speed-up {row['speedup']}{gain})"
                 )
             if not _is_no_slower(row):
-                reasons.append(f"slower: {row['speedup']}x")
+                aligned = f"; {row['align_speedup']}x with align auto" if "align_speedup" in row else ""
+                reasons.append(f"slower: {row['speedup']}x{aligned}")
         lines += [f"- {row['model']} {row['scenario']}: {'; '.join(reasons)}"] if reasons else []
     for row in rows:
         if row["status"] in ("compaction failed", "harness failed", "export differs", "not gated"):
