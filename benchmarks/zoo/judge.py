@@ -40,6 +40,7 @@ _SAME_AS_TORCH = 1e-3  # only to prove that the gates reached the file; the exac
 _LATENCY_SECONDS = 0.6
 _LATENCY_SECONDS_IN_DOUBT = 4.0  # where the first look does not say plainly that the compact model is faster
 _FLOAT64_LIMIT = 1e-10
+_NEIGHBOURS = 3  # how often inputs are moved by one unit in the last place
 _FLOAT64_MACS = 250_000_000  # above that a float64 run in NumPy takes minutes
 
 
@@ -229,15 +230,29 @@ def comparison_batches(entry: Entry, exported: Exported, inputs: tuple[Tensor, .
 def rounding_of_gated(
     entry: Entry, exported: Exported, source: str, target: str, inputs: tuple[Tensor, ...]
 ) -> dict[str, Any]:
-    """How far is the *gated* model from itself when only the order of its sums changes, and what says float64?
+    """How far is the *gated* model from itself when only rounding changes, and what says float64?
 
-    The gated file runs with and without onnxruntime's optimisations on the inputs that the compact one was compared on.
-    The float64 check is taken on those very inputs, however long that takes.
+    Rounding changes by running it without onnxruntime's optimisations, and by moving every input to the next float32.
+    Both on the inputs that the compact one was compared on, as is the float64 check, however long that takes.
     """
     plain, fused = _session(source, optimised=False), _session(source)
     batches = comparison_batches(entry, exported, inputs)
-    own = [_difference(_run(fused, batch), _run(plain, batch)) for batch in batches]
+    own = []
+    for batch in batches:
+        expected = _run(fused, batch)
+        own.append(_difference(expected, _run(plain, batch)))
+        own += [_difference(expected, _run(fused, _next_to(batch, seed))) for seed in range(_NEIGHBOURS)]
     return {"difference_of_gated_itself": max(own), **float64_difference(source, target, *batches)}
+
+
+def _next_to(batch: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
+    """Every number replaced by the next one above or below it, at random; integers stay."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = []
+    for x in batch:
+        up = torch.rand(x.shape, generator=generator) < 0.5
+        moved.append(torch.nextafter(x, torch.where(up, torch.inf, -torch.inf)) if x.is_floating_point() else x)
+    return tuple(moved)
 
 
 def _is_rounding(row: dict[str, Any]) -> bool:

@@ -135,7 +135,7 @@ def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
             reasons.append(
                 f"float32 difference {_number(row['difference_float32'])} (float64 "
                 f"{_number(row['difference_float64'])}); the gated model differs from itself by "
-                f" {_number(row['difference_of_gated_itself'])} with and without the runtime's optimisations"
+                f" {_number(row['difference_of_gated_itself'])} when only rounding changes"
             )
         if "macs_after" in row:
             share = reached(row, "macs")
