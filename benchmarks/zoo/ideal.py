@@ -33,10 +33,17 @@ class NativeCost:
     parameters: int
     macs: int  # of the contractions with weights, for one sample
     heads_alive: float  # share of attention inputs to output projections that survive
+    products: float | None  # of the surviving heads' scores and sums, for one sample; None where they cannot be seen
 
 
-class _Leaky(TorchFunctionMode):
-    """Rectifiers that are zero for a whole half-line become leaky: their zero at zero stays."""
+class _Watched(TorchFunctionMode):
+    """Counts products without weights; rectifiers that are zero for a half-line become leaky: 0 at 0 stays.
+
+    Attributes:
+        products: multiply-accumulates since it was last set to 0.
+    """
+
+    products = 0
 
     # by name: the Python function, its C implementation, the method and the in-place forms all pass here
     _RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "leaky_relu", "threshold", "clamp_min"})
@@ -49,12 +56,20 @@ class _Leaky(TorchFunctionMode):
             return torch.where(x > 0, x, 0.3 * x)
         if name in self._SMOOTH:
             return self._SMOOTH[name](args[0])
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name in ("matmul", "__matmul", "bmm"):
+            self.products += result.numel() * args[0].shape[-1]
+        elif name == "scaled_dot_product_attention":
+            query, key, value = (args + tuple((kwargs or {}).values()))[:3]
+            self.products += query.numel() * key.shape[-2] + result.numel() * value.shape[-2]
+        return result
 
 
 class _Recorder:
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, watched: _Watched) -> None:
         self.model = model
+        self.watched = watched
+        self.products: dict[str, int] = {}  # before each contraction, since the one before
         self.calls: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.norms: dict[str, Tensor] = {}
 
@@ -70,6 +85,8 @@ class _Recorder:
 
     def _enter(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self.products[name] = self.products.get(name, 0) + self.watched.products
+            self.watched.products = 0
             swaps: dict[int, Tensor] = {}
 
             def own(value: Any) -> Any:
@@ -140,17 +157,18 @@ def _native_cost(model: nn.Module, places: Places, inputs: tuple[Tensor, ...]) -
         parameter.requires_grad_(True)
     inputs = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs)
     batch = inputs[0].shape[0]
-    recorder = _Recorder(model)
+    watched = _Watched()
+    recorder = _Recorder(model, watched)
     with ExitStack() as stack:
         recorder.attach(stack)
-        with torch.enable_grad(), _Leaky():
+        with torch.enable_grad(), watched:
             output = model(*inputs)
         outputs = [t for t in (output if isinstance(output, tuple | list) else [output]) if isinstance(t, Tensor)]
         sum((t * torch.randn_like(t)).sum() for t in outputs if t.requires_grad).backward()  # type: ignore[union-attr]
 
     parameters = macs = 0
     counted: set[int] = set()
-    columns = columns_alive = 0
+    heads: list[tuple[int, int, float]] = []  # products, columns of the output projection, share of them that is alive
     outputs_of_heads = {attention.output for attention in places.attentions}
     live = {name: _live(model.get_submodule(name), calls, batch) for name, calls in recorder.calls.items()}
     widths = _evened_widths(model, places, live)
@@ -167,8 +185,7 @@ def _native_cost(model: nn.Module, places: Places, inputs: tuple[Tensor, ...]) -
             biases = int(rows.sum() + live_out.sum())
             positions = sum(y.numel() // y.shape[-1] // batch for _, y in calls)
             call_macs = weight_elements * positions
-            columns += inner.numel()
-            columns_alive += int(inner.sum())
+            heads.append((0, inner.numel(), float(inner.double().mean())))
             counted.update(id(p) for p in module.parameters())
         else:
             weight_elements = _weight_elements(module, live_in, live_out, widths.get(name, (0, 0)))
@@ -179,15 +196,16 @@ def _native_cost(model: nn.Module, places: Places, inputs: tuple[Tensor, ...]) -
             call_macs = weight_elements * positions
             counted.update(id(p) for p in module.parameters(recurse=False))
             if name in outputs_of_heads:
-                columns += live_in.numel()
-                columns_alive += int(live_in.sum())
+                heads.append((recorder.products[name], live_in.numel(), float(live_in.double().mean())))
         if not live_out.any():
             weight_elements = biases = call_macs = 0
         parameters += weight_elements + biases
         macs += call_macs
     parameters += _other_parameters(model, counted)
-    alive = columns_alive / columns if columns else 1.0
-    return NativeCost(parameters, macs, alive)
+    columns = sum(width for _, width, _ in heads)
+    alive = sum(width * share for _, width, share in heads) / columns if columns else 1.0
+    products = sum(count * share for count, _, share in heads) / batch if all(count for count, _, _ in heads) else None
+    return NativeCost(parameters, macs, alive, products)
 
 
 def _samples(value: Tensor, batch: int) -> int:

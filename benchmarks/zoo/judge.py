@@ -205,10 +205,13 @@ def compare_files(
     row |= {"parameters_before": parameters_before, "parameters_after": count_cost(target, shapes=shapes).parameters}
     row |= {"macs_before": macs[0][0] // samples, "macs_after": macs[1][0] // samples}
     row["uncounted"] = [*macs[0][1], *macs[1][1]]
-    # contractions without weights (attention scores and sums) shrink with the heads
-    without_weights = max(0, row["macs_before"] - full.macs)
+    # attention scores and sums, which have no weights, shrink with the heads
+    if full.products is not None and ideal.products is not None:
+        products_gone = full.products - ideal.products
+    else:
+        products_gone = max(0, row["macs_before"] - full.macs) * (1 - ideal.heads_alive)
     row["parameters_ideal"] = parameters_before - (full.parameters - ideal.parameters)
-    row["macs_ideal"] = int(row["macs_before"] - (full.macs - ideal.macs) - without_weights * (1 - ideal.heads_alive))
+    row["macs_ideal"] = int(row["macs_before"] - (full.macs - ideal.macs) - products_gone)
     row["index_operators_added"] = _index_operators(target) - _index_operators(source)
     row["nodes_before"], row["nodes_after"] = _nodes(source), _nodes(target)
     row |= paired_latency(before, after, probe)
