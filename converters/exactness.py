@@ -66,6 +66,7 @@ def check_exactly(
     for part in (model, shipped):
         if (reason := reason_against(part)) is not None:
             return reason
+        ir.external_data.load_to_model(part)  # onnx.reference reads no data files, and integers stay as they are
         _inline(part)
     # gates are evaluated in their own type, as everywhere else: what follows is about the same constants
     fold_constants(model.graph)

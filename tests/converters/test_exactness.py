@@ -68,3 +68,12 @@ def test_what_the_reference_cannot_evaluate_is_a_reason(tmp_path: Path) -> None:
     text = '<ir_version: 9, opset_import: ["": 18, "odd": 1]> g (float[2] x) => (float[2] y) { y = odd.Odd(x) }'
     onnx.save(onnx.parser.parse_model(text), path)
     assert check_exactly(path, path, []) == "odd::Odd has no float64 reference"
+
+
+def test_integers_that_lie_in_a_data_file_are_read(tmp_path: Path) -> None:
+    body = "g (float[2, 5] x) => (float[2, 300] y) { y = Gather<axis = 1>(x, at) }"
+    model = onnx.parser.parse_model('<ir_version: 9, opset_import: ["": 18]> ' + body)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(300) % 5, "at"))
+    path = tmp_path / "table.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="table.data", size_threshold=0)
+    assert check(path, path).difference.relative == 0
