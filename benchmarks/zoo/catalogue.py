@@ -15,11 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# reduced where the published model is too large for a small machine; the row states it
-_TIMM_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {}
 # models that cannot run at 224 x 224 by construction; all others that accept it do
 _FIXED_SIZES = {"inception_v3": 299}
-_TORCHVISION_SIZES = {"vit_h_14": 224, "regnet_y_128gf": 224}
+# smaller images for what would take a core many minutes at the published size; the row states it
+_SMALLER_IMAGES = {
+    **dict.fromkeys(("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"), 128),
+    **dict.fromkeys(("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"), 128),
+    **dict.fromkeys(("regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf"), 128),
+    **dict.fromkeys(("convnext_base", "convnext_large", "efficientnet_v2_l", "swin_b", "swin_v2_b", "vit_l_32"), 128),
+    **dict.fromkeys(("vit_b_16", "vit_l_16", "vit_h_14", "beit_base_patch16_224"), 112),
+    "regnet_y_128gf": 96,
+    **dict.fromkeys(("nasnetalarge", "pnasnet5large"), 160),
+    **dict.fromkeys(("naflexvit_base_patch16_parfac_gap", "gemma4_vit_167m"), 192),
+}
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,24 @@ def _torchvision() -> dict[str, Callable[[], Entry]]:
         arguments: dict[str, Any] = {"weights": None}
         if name in ("googlenet", "inception_v3"):
             arguments |= {"aux_logits": False, "init_weights": False}
+        size, note = _image_size(name, _FIXED_SIZES.get(name, 224))
+        if name.startswith("vit_"):
+            arguments["image_size"] = size
         return Entry(
             f"torchvision/{name}",
             lambda: models.get_model(name, **arguments),
-            _image(_FIXED_SIZES.get(name, 224)),
+            _image(size),
             ({0: "batch"},),
+            note,
         )
 
     return {f"torchvision/{n}": (lambda n=n: entry(n)) for n in models.list_models(module=models)}
+
+
+def _image_size(name: str, usual: int) -> tuple[int, str]:
+    """(pixels, note) of a model of this name."""
+    size = _SMALLER_IMAGES.get(name)
+    return (usual, "") if size is None else (size, f"images of {size} x {size}")
 
 
 def timm_models() -> dict[str, float]:
@@ -84,8 +102,9 @@ def _timm() -> dict[str, Callable[[], Entry]]:
     def entry(name: str) -> Entry:
         import timm
 
-        arguments, note = _TIMM_ARGUMENTS.get(name, ({}, ""))
-        size = timm.get_pretrained_cfg(name).input_size[-1] if timm.get_pretrained_cfg(name) else 224
+        published = timm.get_pretrained_cfg(name)
+        size, note = _image_size(name, published.input_size[-1] if published else 224)
+        arguments = {"img_size": size} if name.startswith("beit_") else {}
         return Entry(f"timm/{name}", lambda: timm.create_model(name, **arguments), _image(size), ({0: "batch"},), note)
 
     return {f"timm/{n}": (lambda n=n: entry(n)) for n in timm_models()}

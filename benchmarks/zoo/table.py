@@ -40,7 +40,7 @@ def render(rows: list[Row]) -> str:
     judged = [r for r in rows if r["status"] in _JUDGED]
     lines = ["# Zoo: results", "", *summary(rows, judged), "", "## What falls short", "", *shortfalls(rows, judged), ""]
     lines += ["## Every model and scenario", "", *table(judged), ""]
-    lines += ["## Not judged", "", *not_judged(rows)]
+    lines += ["## Not judged", "", *not_judged(rows), "", "## Not as published", "", *notes(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -191,6 +191,15 @@ def not_judged(rows: list[Row]) -> list[str]:
             where = row["model"] if row["scenario"] == "*" else f"{row['model']} {row['scenario']}"
             groups[f"{row['status']}: {row.get('reason', '')}"].append(where)
     return [f"- {reason}: {', '.join(sorted(names))}" for reason, names in sorted(groups.items())] or ["nothing"]
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """Models by what was changed in them: a small configuration, smaller images."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.get("note"):
+            groups[row["note"]].add(row["model"])
+    return [f"- {note}: {', '.join(sorted(models))}" for note, models in sorted(groups.items())] or ["nothing"]
 
 
 def _share(rows: list[Row], passes: Callable[[Row], bool]) -> str:
