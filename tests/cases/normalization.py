@@ -190,6 +190,44 @@ def group_norm_spelled_out(r):
     )  # fmt: skip
 
 
+ONE_GROUP = """r1 = Reshape(g, to_groups)
+            i = InstanceNormalization<epsilon=0.01>(r1, one, nought)
+            r2 = Reshape(i, back)
+            q = Mul(r2, ln_s)
+            n = Add(q, ln_b)"""
+
+
+def one_group(r, one=1.0, nought=0.0, **more):
+    weights = {k: channels(v) for k, v in affine(r).items()}
+    fixed = {"one": np.array([one], np.float32), "nought": np.array([nought], np.float32), "to_groups": [0, 1, -1]}
+    return {**fixed, "back": [0, 8, 5, 6], "gate2": channels(gate(r, 8, (1, 4, 6))), **weights, **more}
+
+
+@case(params=image_params(5) + 3 * 5 + 2)  # statistics over 8 * 30 from 5 * 30: rescaled
+def group_norm_of_one_group_spelled_out_between_equal_gates(r):
+    return image(r, ONE_GROUP + AGAIN, size="5,6", **one_group(r))
+
+
+@case(params=image_params(5) + 3 * 5 + 2)
+def group_norm_of_one_group_with_its_own_scale_and_bias(r):
+    return image(r, ONE_GROUP + AGAIN, size="5,6", **one_group(r, one=0.7, nought=0.4))
+
+
+@case(equality="a zero comes out as (0 - mean) / deviation in every channel, with a bias that is not zero")
+def group_norm_of_one_group_whose_outputs_are_read(r):
+    return image(r, ONE_GROUP + ITSELF, size="5,6", **one_group(r, nought=0.4))
+
+
+@case(nothing="the statistics read every channel")
+def group_norm_of_one_group_whose_outputs_alone_are_gated(r):
+    return image(r, ONE_GROUP + AGAIN, size="5,6", closed=(), **one_group(r))
+
+
+@case(equality="every channel is zero, so the norm puts out its bias")
+def group_norm_of_one_group_of_zeros(r):
+    return image(r, ONE_GROUP + AGAIN, size="5,6", closed=range(8), **one_group(r, nought=0.4))
+
+
 @case(params=image_params(6) + 2 * 6)
 def instance_norm_of_zero_channels(r):
     return image(r, "m = InstanceNormalization<epsilon=0.01>(g, ln_s, ln_b)", **affine(r))

@@ -1,8 +1,10 @@
 """Rules for norms over space: InstanceNormalization channel by channel, GroupNormalization by whole groups.
 
 InstanceNormalization works inside each channel, so channels are tied, and a constant channel becomes its
-bias. GroupNormalization mixes the channels of a group: a group goes when none of its channels is needed, or
-when all that it puts out is constant.
+bias. Exporters spell a group norm as Reshape to [N, groups, the rest], InstanceNormalization, Reshape back: there
+the last axis holds features, and those that are exactly zero may go as from a layer norm. GroupNormalization
+mixes the channels of a group: a group goes when none of its channels is needed, or when all that it puts out
+is constant.
 """
 
 from __future__ import annotations
@@ -10,11 +12,22 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from converters.compaction.axes import Axis, Constants, Facts, Liveness, Mask, Permission, rank, static_size
+from converters.compaction.axes import (
+    Axis,
+    Constants,
+    Facts,
+    Liveness,
+    Mask,
+    Permission,
+    array_of,
+    rank,
+    static_size,
+)
 from converters.compaction.registry import Refusal, fixup, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rewrite import Edit
 from converters.compaction.rules.common import axis_of, constants_of, int_attribute, same_rank
+from converters.compaction.rules.layer_norm import Normalised, write_out
 
 
 @rule("InstanceNormalization")
@@ -28,6 +41,10 @@ def relate_instance_norm(node: ir.Node) -> list[Relation] | Refusal:
     before, after = axis_of(x, 0), axis_of(output, 0)
     if before is not None and after is not None:
         relations.append(Tie(node, [before], [after]))
+    features, after = axis_of(x, 2), axis_of(output, 2)
+    known = array_of(scale) is not None and array_of(bias) is not None
+    if rank(x) == 3 and features is not None and after is not None and known:
+        relations.append(NormalisedPlane(node, features, after, None, None, centered=True))
     channel, after = axis_of(x, 1), axis_of(output, 1)
     if channel is None or after is None:
         return relations
@@ -43,6 +60,29 @@ def relate_instance_norm(node: ir.Node) -> list[Relation] | Refusal:
     parameters = [Axis(value, 0) for value in (scale, bias) if value is not None]
     relations.append(Tie(node, [channel, *parameters], [after], transfer, unread))
     return relations
+
+
+class NormalisedPlane(Normalised):
+    """The only axis behind the channels: a layer norm over it, whose scale and bias belong to the channels."""
+
+    def forward(self, facts: Facts) -> None:
+        """Nothing: what comes out for a zero depends on the channel."""
+
+
+@fixup("InstanceNormalization")
+def fix_instance_norm(edit: Edit, node: ir.Node) -> None:
+    """Correct the statistics for the zeros that went."""
+    if not any(isinstance(relation, NormalisedPlane) for relation in edit.relations(node)):
+        return
+    data = Axis(node.outputs[0], 2)
+    share = edit.kept(data).size / data.size
+    if share == 1:
+        return
+    masks = [edit.removed(Axis(node.outputs[0], 1)), None]
+    arrays = [array_of(value) for value in node.inputs[1:3]]
+    name = node.outputs[0].name or "norm"
+    scale, bias = (edit.add_initializer(name, a.reshape(-1, 1), masks) for a in arrays if a is not None)
+    write_out(edit, node, scale, bias, masks, share, centered=True)
 
 
 class WholeGroups(Relation):

@@ -14,6 +14,7 @@ they are twins, and a reader may fold all of them into one that stays.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -56,12 +57,10 @@ class Normalised(Relation):
         return "a norm reads every feature that is not exactly zero, or too few go to pay for writing it out"
 
     def _parameters(self, facts: Facts) -> tuple[Constants, Constants]:
-        assert self.node is not None
         size = self.data.size
-        scale, bias = operand(self.node, 1), operand(self.node, 2)
         return (
-            np.ones(size) if scale is None else constants_of(facts, scale, 0, size),
-            np.zeros(size) if bias is None else constants_of(facts, bias, 0, size),
+            np.ones(size) if self.scale is None else constants_of(facts, self.scale.value, 0, size),
+            np.zeros(size) if self.bias is None else constants_of(facts, self.bias.value, 0, size),
         )
 
     def forward(self, facts: Facts) -> None:
@@ -154,10 +153,12 @@ def fix_norm(edit: Edit, node: ir.Node) -> None:
     data = Axis(node.outputs[0], (rank_of(node.outputs[0]) or 0) - 1)
     stated = any(isinstance(relation, Normalised) for relation in edit.relations(node))
     share = edit.kept(data).size / data.size if stated else 1.0
-    if centered and edit.opset() < _FIRST_LAYER_NORM:
-        _write_out(edit, node, data, share, centered=True)  # it was spelled out when the model came in
-    elif share != 1 and (centered or not _absorb(edit, node, data, share)):
-        _write_out(edit, node, data, share, centered=centered)
+    # below that version it was spelled out when the model came in
+    spell_out = centered and edit.opset() < _FIRST_LAYER_NORM
+    if spell_out or (share != 1 and (centered or not _absorb(edit, node, data, share))):
+        scale, bias = operand(node, 1), operand(node, 2)
+        assert scale is not None
+        write_out(edit, node, scale, bias, [edit.removed(data)], share, centered=centered)
 
 
 def _absorb(edit: Edit, node: ir.Node, data: Axis, share: float) -> bool:
@@ -173,16 +174,30 @@ def _absorb(edit: Edit, node: ir.Node, data: Axis, share: float) -> bool:
     return True
 
 
-def _write_out(edit: Edit, node: ir.Node, data: Axis, share: float, *, centered: bool) -> None:
-    """Spell the norm out; s goes into a constant scale where it can, with t = 1, else into the variance, with t = s.
+def write_out(
+    edit: Edit,
+    node: ir.Node,
+    scale: ir.Value,
+    bias: ir.Value | None,
+    masks: Sequence[Mask | None],
+    share: float,
+    *,
+    centered: bool,
+) -> None:
+    """Spell a norm over the last axis out; s goes into a constant scale where it can, with t = 1, else t = s.
 
     d = x - s * mean_m (RMSNormalization: x)
     output = d / sqrt(t * (mean_m(d^2) + s * (1 - s) * mean_m^2 + epsilon / s)) * (scale * sqrt(t / s)) + bias
+
+    Args:
+        scale, bias: broadcast to x; masks: what goes from a scale at full size, per dimension, as in
+            `Edit.add_initializer`.
+        share: s.
     """
-    x, output, scale, bias = node.inputs[0], node.outputs[0], operand(node, 1), operand(node, 2)
+    x, output = node.inputs[0], node.outputs[0]
+    data = Axis(output, (rank_of(output) or 0) - 1)
     assert x is not None
     assert x.shape is not None
-    assert scale is not None
     assert output.dtype is not None
     outer = list(x.shape)[:-1]
     whole, per_row = ir.Shape([*outer, edit.kept(data).size]), ir.Shape([*outer, 1])
@@ -227,7 +242,7 @@ def _write_out(edit: Edit, node: ir.Node, data: Axis, share: float, *, centered:
     array = array_of(scale)
     if share != 1 and array is not None and not narrow:
         scaled: NDArray[np.generic] = (as_float64(array) / math.sqrt(share)).astype(array.dtype)
-        scale = edit.add_initializer(name, scaled, [edit.removed(data)])
+        scale = edit.add_initializer(name, scaled, masks)
     elif share != 1:
         variance = step("Mul", variance, number(share))
     result = step("Mul", d, step("Reciprocal", step("Sqrt", variance)), shape=whole)
