@@ -330,7 +330,7 @@ def find_places(model: nn.Module, inputs: tuple[Tensor, ...]) -> Places:
             del grouped[root]
 
     _mark_residual(grouped, find, edges, trace)
-    return Places(list(grouped.values()), _attentions(model, trace), trace.own_norm)
+    return Places(list(grouped.values()), _attentions(model, trace, inputs), trace.own_norm)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
@@ -389,8 +389,9 @@ def _head_count(module: nn.Module) -> int:
     return 0
 
 
-def _attentions(model: nn.Module, trace: _Trace) -> list[Attention]:
+def _attentions(model: nn.Module, trace: _Trace, inputs: tuple[Tensor, ...]) -> list[Attention]:
     found: dict[str, Attention] = {}
+    layouts: dict[str, str | None] = {}
     for name, module in model.named_modules():
         kind = type(module).__name__.lower()
         if "attention" not in kind and "attn" not in kind and "mha" not in kind:
@@ -427,10 +428,64 @@ def _attentions(model: nn.Module, trace: _Trace) -> list[Attention]:
                 attention.value, attention.value_heads = value, rows // size
         elif fused is not None and _rows(model.get_submodule(fused)) == 3 * columns:
             attention.value, attention.value_heads = fused, heads
-            attention.interleaved = fused.endswith("query_key_value")
-            attention.value_offset = 0 if attention.interleaved else 2 * columns
+        if attention.value is not None:
+            # layers of one kind are laid out alike
+            kind = f"{type(module).__name__} {attention.value.removeprefix(prefix)}"
+            if kind not in layouts:
+                layouts[kind] = _value_layout(model, inputs, attention, size)
+            layout = layouts[kind]
+            if layout is None:
+                attention.value = None
+            else:
+                attention.interleaved = layout == "by head"
+                attention.value_offset = 2 * columns if layout == "values last" else 0
         found.setdefault(output, attention)
     return list(found.values())
+
+
+def _value_layout(model: nn.Module, inputs: tuple[Tensor, ...], attention: Attention, size: int) -> str | None:
+    """Where are the rows of a value head? Zeroing the first head's makes its block in front of the output projection zero.
+
+    Returns:
+        "own": a projection of the values alone; "values last": queries, keys, values; "by head": query, key and value
+        of one head beside each other; None: nothing of that kind (a convolution of the values may follow, say).
+    """
+    assert attention.value is not None
+    writer, reader = model.get_submodule(attention.value), model.get_submodule(attention.output)
+    columns = attention.heads * size
+    fused = _rows(writer) == 3 * columns
+    firsts = {"values last": 2 * columns, "by head": 2 * size} if fused else {"own": 0}
+    usual = _input_of(reader, model, inputs)
+    group = attention.heads // attention.value_heads * size  # one value head may serve several query heads
+    for layout, first in firsts.items():
+
+        def close(module: nn.Module, arguments: Any, output: Tensor, first: int = first) -> Tensor:
+            output = output.clone()
+            output.narrow(channel_axis(module), first, size).zero_()
+            return output
+
+        handle = writer.register_forward_hook(close)
+        try:
+            changed = _input_of(reader, model, inputs)
+        finally:
+            handle.remove()
+        axis = channel_axis(reader)
+        block, before = (x.narrow(axis, 0, group) for x in (changed, usual))
+        others, others_before = (x.narrow(axis, group, columns - group) for x in (changed, usual))
+        if bool((block == 0).all()) and not bool((before == 0).all()) and torch.equal(others, others_before):
+            return layout
+    return None
+
+
+@torch.no_grad()
+def _input_of(reader: nn.Module, model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    seen: list[Tensor] = []
+    handle = reader.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    try:
+        model(*inputs)
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def _rows(module: nn.Module) -> int:
