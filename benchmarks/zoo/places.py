@@ -444,7 +444,7 @@ def _attentions(model: nn.Module, trace: _Trace, inputs: tuple[Tensor, ...]) -> 
 
 
 def _value_layout(model: nn.Module, inputs: tuple[Tensor, ...], attention: Attention, size: int) -> str | None:
-    """Where are the rows of a value head? Zeroing the first head's makes its block in front of the output projection zero.
+    """Where are the rows of a value head? Zeroing the first one's makes its block in front of the projection zero.
 
     Returns:
         "own": a projection of the values alone; "values last": queries, keys, values; "by head": query, key and value
