@@ -72,7 +72,7 @@ def summary(rows: list[Row], judged: list[Row]) -> list[str]:
             _share([*judged, *failed], lambda r: r["status"] == "exact"),
         ),
         (
-            "of the others: float64 equal (1e-10) on the same inputs and the gated model less equal to itself",
+            "of the others: equal in float64 (1e-10), in float32 no further off than rounding takes the gated model",
             _share([r for r in judged if r["status"] != "exact"], lambda r: r["status"] == "ill-conditioned"),
         ),
         ("rows exact in float64 (1e-10), of those evaluated", _share(wide, lambda r: r["difference_float64"] <= 1e-10)),
@@ -133,9 +133,9 @@ def shortfalls(rows: list[Row], judged: list[Row]) -> list[str]:
             reasons.append(f"difference {_number(row['difference_float32'])} {row.get('reason', '')}")
         if row["status"] == "ill-conditioned":
             reasons.append(
-                f"float32 difference {_number(row['difference_float32'])} (float64 "
-                f"{_number(row['difference_float64'])}); the gated model differs from itself by "
-                f" {_number(row['difference_of_gated_itself'])} when only rounding changes"
+                f"float32 {_number(row['difference_float32'])}, float64 {_number(row['difference_float64'])}; "
+                f"from the float64 result compact is {_number(row['error_of_compact'])} away, gated "
+                f"{_number(row['error_of_gated'])}, or {_number(row['difference_of_gated_itself'])} by rounding alone"
             )
         if "macs_after" in row:
             share = reached(row, "macs")
