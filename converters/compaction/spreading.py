@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Permission, array_of
 from converters.compaction.padding import contraction_axes
@@ -64,7 +66,7 @@ def spread_groups(analysis: Analysis) -> Permission:
             spread.ask_again(source)
     # two that only pay together were each credited with all that both save
     before, after = _work(layers, spread), _work(layers, together)
-    if gathers and gathers_pay(after[0] - before[0], after[1] - before[1], gathers):
+    if gathers_pay(after[0] - before[0], after[1] - before[1], gathers):
         return spread
     for relations in candidates.values():
         _mark(relations, False)
@@ -83,9 +85,15 @@ def _mark(relations: Sequence[Grouped], spread: bool) -> None:
 
 
 def _gathers(relations: Sequence[Grouped], permission: Permission) -> list[tuple[Axis, int]]:
-    """One for each set of outputs that stays, as convolutions that read the same share it."""
-    taken = {(relation.groups, permission.removable(relation.output).tobytes()): relation for relation in relations}
-    return [(relation.data, _count(permission, relation.output)) for relation in taken.values()]
+    """Along which axis and of how many indices; convolutions that read the same share one."""
+    needed: dict[bytes, tuple[Axis, int]] = {}
+    for relation in relations:
+        staying = np.flatnonzero(~permission.removable(relation.data))
+        if staying.size and not permission.removable(relation.output).all():
+            taken = relation.taken(permission)
+            if not np.array_equal(taken, staying):
+                needed[taken.tobytes()] = relation.data, taken.size
+    return list(needed.values())
 
 
 def _layers(analysis: Analysis) -> list[_Layer]:

@@ -158,6 +158,18 @@ class Grouped(Relation):
         """The group of each output, shape [output.size]; where groups have one input, the input that it reads."""
         return np.arange(self.output.size) // (self.output.size // self.groups)
 
+    def taken(self, permission: Permission) -> NDArray[np.int64]:
+        """The input that each group will read when the sum is spread, counted in the width before.
+
+        Where all inputs that are read have equally many outputs, they are the groups, as before; otherwise each
+        output is one. An output whose input goes may read any, as its filter is zero.
+        """
+        staying = np.flatnonzero(~permission.removable(self.data))
+        read = self.owner()[~permission.removable(self.output)]
+        read = np.where(np.isin(read, staying), read, staying[0])
+        inputs, counts = np.unique(read, return_counts=True)
+        return inputs if (counts == counts[0]).all() and (np.diff(read) >= 0).all() else read
+
     def forget_choices(self) -> None:
         super().forget_choices()
         self.spread = False

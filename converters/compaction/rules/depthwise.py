@@ -29,40 +29,36 @@ def add_to_bias(edit: Edit, node: ir.Node, total: NDArray[np.float64], out_axis:
 
 
 def spread_convolution(edit: Edit, node: ir.Node, relation: Grouped) -> None:
-    """One group for each output that stays; its input comes through a Gather.
+    """Let each output that stays read its input through a Gather, as `Grouped.taken` says.
 
     An output whose input has gone is its bias, plus what a constant input added; its filter is zero, so that it
     may read any input.
     """
     original = array_of(node.inputs[1])
     assert original is not None
-    owner, stays = relation.owner(), edit.kept(relation.output)
-    goes = edit.removed(relation.data)
+    owner = relation.owner()
     filters = weight_blocks(node, original, relation.groups).reshape(owner.size, 1, *original.shape[2:])
-    silent = np.flatnonzero(goes[owner])
+    silent = _outputs_without_input(edit, relation)
     known = edit.facts.constants(relation.data)
     if known is not None:
         # unknown: not read, so its weights are zero; a map behind the node has those that it stands for
         foldable = ~np.isnan(known) if relation.mapped is None else ~np.isnan(known) & ~relation.mapped
-        sums = as_float64(filters[silent]).reshape(silent.size, -1).sum(axis=1)
+        sums = as_float64(filters[silent]).sum(axis=tuple(range(1, filters.ndim)))
         total = np.zeros(owner.size)
         total[silent] = sums * np.where(foldable, known, 0.0)[owner[silent]]
         if total.any():
             add_to_bias(edit, node, total, relation.output)
     filters = filters.copy()
     filters[silent] = 0
-    place = np.where(goes, 0, np.cumsum(~goes) - 1)
-    _read(edit, node, place[owner[stays]], int((~goes).sum()), filters[stays])
-
-
-def _read(edit: Edit, node: ir.Node, index: NDArray[np.int64], width: int, filters: NDArray[np.generic]) -> None:
-    """Let filter j read input `index[j]` of `width` ones; filters: [outputs, 1, *kernel]."""
-    inputs, counts = np.unique(index, return_counts=True)
-    if (counts == counts[0]).all() and (np.diff(index) >= 0).all():
-        index = inputs  # all have equally many outputs, one after another: each need only be taken once
-    if index.size != width or (np.diff(index) != 1).any():
-        edit.gather(node, 0, 1, index)
+    filters = filters[edit.kept(relation.output)]
+    taken, staying = relation.taken(edit.permission), edit.kept(relation.data)
+    if not np.array_equal(taken, staying):
+        edit.gather(node, 0, 1, np.searchsorted(staying, taken))
     if node.op_type == "ConvTranspose":
-        filters = filters.reshape(index.size, -1, *filters.shape[2:])
+        filters = filters.reshape(taken.size, -1, *filters.shape[2:])
     edit.set_input(node, 1, np.ascontiguousarray(filters))
-    node.attributes["group"] = ir.AttrInt64("group", int(index.size))
+    node.attributes["group"] = ir.AttrInt64("group", int(taken.size))
+
+
+def _outputs_without_input(edit: Edit, relation: Grouped) -> NDArray[np.int64]:
+    return np.flatnonzero(edit.removed(relation.data)[relation.owner()])
