@@ -23,7 +23,7 @@ from converters.compaction.relations import Grouped
 from converters.compaction.selection import elements_of, gathers_pay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """A contraction with constant weights.
 
@@ -51,14 +51,20 @@ def spread_groups(analysis: Analysis) -> Permission:
     for relations in candidates.values():
         _mark(relations, True)
     spread, layers = _solved(analysis), _layers(analysis)
+    around: dict[Axis, list[_Layer]] = {}
+    for layer in layers:
+        for axis in (layer.inputs, layer.outputs):
+            if axis is not None:
+                around.setdefault(axis, []).append(layer)
     gathers: list[tuple[Axis, int]] = []
     for source, relations in candidates.items():
         needed = _gathers(relations, spread)
         _mark(relations, False)
-        before = _work(layers, spread)
-        with spread.trial():
+        with spread.trial() as journal:
             spread.ask_again(source)
-            after = _work(layers, spread)
+            changed = list(dict.fromkeys(layer for axis, _ in journal for layer in around.get(axis, ())))
+            after = _work(changed, spread)
+        before = _work(changed, spread)
         _mark(relations, pays := gathers_pay(after[0] - before[0], after[1] - before[1], needed))
         if pays:
             gathers += needed
