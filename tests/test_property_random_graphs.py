@@ -19,7 +19,7 @@ from oracle import evaluate, relative_difference, upcast
 from random_graphs import Step
 from random_rare import RARE_IMAGE, RARE_SEQUENCE
 
-from converters.compaction import compact
+from converters.compaction import compact, selection, spreading
 
 EXAMPLES = int(os.environ.get("L0RUNTIME_FUZZ_EXAMPLES", "0"))
 BOUNDED = settings(
@@ -75,6 +75,18 @@ def test_random_image_graphs_keep_their_function(program: list[Step], seed: int,
 @given(programs([*random_graphs.SEQUENCE, *RARE_SEQUENCE]), st.integers(0, 255))
 def test_random_sequence_graphs_keep_their_function(program: list[Step], seed: int) -> None:
     keeps_its_function(random_graphs.build(3, program, seed))
+
+
+@BOUNDED
+@given(programs(["conv", "gate", "offset", "pair", "activation", "batch_norm"]), st.integers(0, 255), st.booleans())
+def test_random_convolutions_keep_their_function_where_every_gather_seems_to_pay(
+    program: list[Step], seed: int, static: bool
+) -> None:
+    # small graphs hardly save what a Gather costs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spreading, "gathers_pay", lambda macs, weights, gathers: True)
+        patch.setattr(selection, "gathers_pay", lambda macs, weights, gathers: True)
+        keeps_its_function(random_graphs.build(4, program, seed, static))
 
 
 @pytest.mark.parametrize("rank", [3, 4])

@@ -13,9 +13,10 @@ from cases import CASES
 from judge import Judgement
 
 from converters.compaction import compact, maps, relations, split_views, strided_views
-from converters.compaction.axes import axes_of
+from converters.compaction.axes import Permission, axes_of
 from converters.compaction.registry import FIXUPS, RULES
 from converters.compaction.relations import Relation, Unread
+from converters.compaction.rules import convolution, depthwise
 
 # Rules and fixups that no case decides yet, each with its reason.
 _RANDOM = "random numbers cannot be compared"
@@ -155,6 +156,49 @@ def test_rows_that_keep_their_order_where_parts_lie_inside_heads_are_noticed(mon
 def test_map_of_a_grouped_convolution_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relations.Grouped, "maps_to_fold", lambda self, permission: np.zeros(0, np.int64))
     assert somebody_notices(["constants_in_front_of_a_padded_grouped_conv_of_static_size"])
+
+
+def test_multiplier_whose_outputs_read_the_wrong_inputs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations.Grouped, "owner", lambda self: np.arange(self.output.size) % self.groups)
+    assert somebody_notices(["multiplier_between_streams"])
+
+
+@pytest.mark.parametrize(
+    "case", ["multiplier_between_streams", "transposed_multiplier_between_streams", "multiplier_of_maps"]
+)
+def test_filters_of_a_multiplier_whose_inputs_are_gone_are_zero_or_noticed(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depthwise, "_outputs_without_input", lambda edit, relation: np.zeros(0, np.int64))
+    assert somebody_notices([name for name in CASES if name.startswith(case)])
+
+
+def test_constants_of_a_multiplier_that_are_not_folded_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "add_to_bias", lambda edit, node, total, axis: None)
+    assert somebody_notices(["multiplier_of_constants_without_padding"])
+
+
+def test_constants_of_a_multiplier_that_are_folded_in_front_of_padding_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convolution, "_meets_border", lambda node: False)
+    assert somebody_notices(["multiplier_of_constants_with_padding"])
+
+
+def test_maps_of_a_multiplier_that_are_left_out_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations.Grouped, "maps_to_fold", lambda self, permission: np.zeros(0, np.int64))
+    assert somebody_notices(["multiplier_of_maps_that_do_not_depend_on_the_input"])
+
+
+def test_inputs_of_a_multiplier_that_go_although_they_are_read_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink = relations.Grouped.shrink
+
+    def forgetful(self: relations.Grouped, permission: Permission) -> None:
+        if not self.spread:
+            shrink(self, permission)
+
+    monkeypatch.setattr(relations.Grouped, "shrink", forgetful)
+    assert somebody_notices(["multiplier_that_alone_reads_its_inputs"])
 
 
 def test_mean_of_a_map_that_is_not_learnt_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

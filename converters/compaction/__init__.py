@@ -1,6 +1,7 @@
 """The compaction engine: remove from an ONNX graph what provably does not change its function.
 
-    normalise -> analyse (facts, need) -> order features -> solve -> select inputs -> choose -> plan -> rewrite -> fold
+    normalise -> analyse (facts, need) -> order features -> solve -> spread groups -> select inputs -> choose -> plan
+    -> rewrite -> fold
 
 One file per stage; `rules/` says what each operator means, `relations/` what a relation means, and
 `axes.py` holds the three vectors that everything is about.
@@ -28,6 +29,7 @@ from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Sel
 from converters.compaction.quantised_weights import requantise_weights
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
 from converters.compaction.selection import select_inputs
+from converters.compaction.spreading import spread_groups
 
 __all__ = [
     "Compaction",
@@ -70,8 +72,7 @@ def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
     if reordered:
         analysis = analyse(graph)
     while True:
-        permission = Permission(analysis.relations)
-        permission.solve()
+        permission = spread_groups(analysis)
         selections = select_inputs(analysis, permission)
         if selections:
             permission = Permission(analysis.relations)
@@ -82,7 +83,7 @@ def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
         if not need_finite_operands(analysis, permission):
             break
         for relation in analysis.relations:
-            relation.selected = None
+            relation.forget_choices()
     plan = make_plan(analysis, permission, representatives, selections, reordered)
     rewrite(Edit(graph, analysis, permission, representatives, selections, folded_maps(analysis, permission)))
     requantise_weights(graph)

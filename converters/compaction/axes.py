@@ -12,7 +12,8 @@ reader permits it; the index that stays although it is dead is recorded with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -280,12 +281,7 @@ class Permission:
         if self._journal is not None:
             self._journal.append((axis, cleared))
         self.cause(axis)[cleared] = self._current if cause is None else cause[cleared]
-        for number in self._readers.get(axis, ()):
-            if self._evens[number]:
-                self._uneven.add(number)
-            if not self._queued[number]:
-                self._queued[number] = True
-                self._queue.append(number)
+        self._enqueue(axis)
 
     def solve(self) -> None:
         """Run every relation until nothing changes: the greatest fixpoint below the current state.
@@ -311,16 +307,37 @@ class Permission:
 
     def gains(self, axis: Axis, mask: Mask) -> dict[Axis, int]:
         """How many indices each axis would keep besides, if these were kept; nothing changes."""
-        self._journal = []
-        self.withhold(axis, mask)
-        self.resume()
-        journal, self._journal = self._journal, None
         gained: dict[Axis, int] = {}
-        for other, cleared in journal:
-            self._removable[other] |= cleared
-            self._cause[other][cleared] = -1
-            gained[other] = gained.get(other, 0) + int(cleared.sum())
+        with self.trial() as journal:
+            self.withhold(axis, mask)
+            self.resume()
+            for other, cleared in journal:
+                gained[other] = gained.get(other, 0) + int(cleared.sum())
         return gained
+
+    @contextmanager
+    def trial(self) -> Iterator[list[tuple[Axis, Mask]]]:
+        """Give back at the end whatever is withheld in between; yields it as it grows."""
+        journal: list[tuple[Axis, Mask]] = []
+        self._journal = journal
+        yield journal
+        self._journal = None
+        for axis, cleared in journal:
+            self._removable[axis] |= cleared
+            self._cause[axis][cleared] = -1
+
+    def ask_again(self, axis: Axis) -> None:
+        """Solve again after a relation around this axis has come to want more than before."""
+        self._enqueue(axis)
+        self.resume()
+
+    def _enqueue(self, axis: Axis) -> None:
+        for number in self._readers.get(axis, ()):
+            if self._evens[number]:
+                self._uneven.add(number)
+            if not self._queued[number]:
+                self._queued[number] = True
+                self._queue.append(number)
 
     def _drain(self) -> None:
         # first in, first out by index: a list that is consumed from the front without copying

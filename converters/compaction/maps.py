@@ -279,11 +279,17 @@ class Maps:
         return np.where(varying[fixed].reshape(known.shape), computed, known)
 
     def _rows(self, value: ir.Value, wanted: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
-        """Some of the value's fixed channels."""
+        """These channels of the value; zeros for those that are not fixed.
+
+        A reader may be constant where the value is not (a product by zero), and then its number is a fact.
+        """
         fixed = np.flatnonzero(self.fixed(value))
         if np.array_equal(fixed, wanted):
             return evaluated[value]
-        return evaluated[value][np.searchsorted(fixed, wanted)]
+        here = np.isin(wanted, fixed)
+        rows = np.zeros((wanted.size, *evaluated[value].shape[1:]))
+        rows[here] = evaluated[value][np.searchsorted(fixed, wanted[here])]
+        return rows
 
     def _convolve(self, node: ir.Node, fixed: NDArray[np.int64], evaluated: dict[ir.Value, Map]) -> Map:
         x, weight = node.inputs[0], array_of(node.inputs[1])

@@ -31,7 +31,8 @@ class Layer:
 
     Attributes:
         node: Conv, ConvTranspose, Gemm or MatMul.
-        inputs: the axis that is summed over; None where it has length 1.
+        inputs: the axis that is summed over; None where it has length 1. A convolution that is spread
+            (`spreading`) has one input for each of its outputs, so it is their axis.
         outputs: the axis of results; None where it has length 1.
         kept_inputs, kept_outputs: survivors on them.
         groups: groups that stay, of a grouped convolution; 1 for any other layer.
@@ -48,9 +49,10 @@ class Layer:
     def is_depthwise(self) -> bool:
         """Whether every input channel is a group of its own."""
         group = self.node.attributes.get("group")
-        return (
-            group is not None and group.as_int() > 1 and self.inputs is not None and group.as_int() == self.inputs.size
-        )
+        if group is None or group.as_int() == 1 or self.inputs is None:
+            return False
+        # a spread convolution has its own outputs as inputs, one each
+        return group.as_int() == self.inputs.size or self.inputs == self.outputs
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,12 @@ def keep_widths(analysis: Analysis, permission: Permission, widths: Widths) -> b
 def _find_layers(analysis: Analysis, permission: Permission, vanishing: Vanishing) -> list[Layer]:
     layers = []
     for node, stated in analysis.of_node.items():
-        found = None if vanishing.node_goes(node) else _contraction_axes(node)
+        found = None if vanishing.node_goes(node) else contraction_axes(node)
         if found is None:
             continue
         inputs, outputs = found
+        if any(isinstance(relation, Grouped) and relation.spread for relation in stated):
+            inputs = outputs  # what it reads is the Gather in front of it
         taken = [relation.taken for relation in stated if isinstance(relation, Contract) and relation.data == inputs]
         layers.append(
             Layer(
@@ -113,10 +117,11 @@ def _find_layers(analysis: Analysis, permission: Permission, vanishing: Vanishin
 
 
 def _groups(permission: Permission, relation: Grouped) -> int:
-    return int((~permission.removable(relation.output)).reshape(relation.groups, -1).any(axis=1).sum())
+    stays = ~permission.removable(relation.output)
+    return int(stays.sum() if relation.spread else stays.reshape(relation.groups, -1).any(axis=1).sum())
 
 
-def _contraction_axes(node: ir.Node) -> tuple[Axis | None, Axis | None] | None:
+def contraction_axes(node: ir.Node) -> tuple[Axis | None, Axis | None] | None:
     """The axis that a layer sums over and the axis of its results; None for any other operator."""
     if node.domain not in ("", "ai.onnx") or len(node.inputs) < 2 or node.op_type not in _AXES:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import PADDING, Axis, Permission, is_constant
 from converters.compaction.feature_order import Reordered
-from converters.compaction.relations import Contract, Pin, Relation
+from converters.compaction.relations import Contract, Grouped, Pin, Relation
 from converters.compaction.selection import Selection
 
 
@@ -60,7 +60,8 @@ class Selected:
     """A Gather in front of a node that uses few indices of an axis that stays wider.
 
     Attributes:
-        indices: the indices that the node takes, counted in the width before.
+        indices: the indices that the node takes, counted in the width before; a depthwise convolution may take
+            one for several outputs.
     """
 
     value: str
@@ -70,7 +71,9 @@ class Selected:
     indices: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.value}[{self.axis}]: {self.node} takes {len(self.indices)} of {self.width} indices by a Gather"
+        different = len(set(self.indices))
+        several = "" if different == len(self.indices) else f", {len(self.indices)} times in all,"
+        return f"{self.value}[{self.axis}]: {self.node} takes {different} of {self.width} indices{several} by a Gather"
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def make_plan(
         tuple(removed),
         tuple(kept),
         analysis.without_rule,
-        _selected(permission, selections),
+        (*_selected(permission, selections), *_spread(analysis, permission)),
         _replaced(analysis),
         tuple(reordered),
     )
@@ -189,6 +192,15 @@ def _selected(permission: Permission, selections: Sequence[Selection]) -> tuple[
             source = selection.source
             found.append(Selected(str(source.value.name), source.dim, _name(selection.relation.node), width, indices))
     return tuple(found)
+
+
+def _spread(analysis: Analysis, permission: Permission) -> Iterator[Selected]:
+    for relation in analysis.relations:
+        if isinstance(relation, Grouped) and relation.spread and not permission.removable(relation.output).all():
+            staying, taken = np.flatnonzero(~permission.removable(relation.data)), relation.taken(permission)
+            if not np.array_equal(taken, staying):
+                source, indices = relation.data, tuple(int(i) for i in taken)
+                yield Selected(str(source.value.name), source.dim, _name(relation.node), staying.size, indices)
 
 
 def _replaced(analysis: Analysis) -> tuple[Replaced, ...]:

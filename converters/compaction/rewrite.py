@@ -46,6 +46,7 @@ class Edit:
         self._masks: dict[Axis, Mask] = {}
         self._final: set[ir.Value] = set()
         self._counter = 0
+        self._gathered: dict[tuple[ir.Value, int, bytes], ir.Value] = {}
 
     @property
     def analysis(self) -> Analysis:
@@ -211,6 +212,23 @@ class Edit:
         result.name, result.shape, result.type = label, ir.Shape(list(shape)), base.type
         self.graph.insert_before(node, added)
         return result
+
+    def gather(self, node: ir.Node, slot: int, dim: int, index: NDArray[np.int64]) -> None:
+        """Let the node read just these indices of an operand, counted in the width that the operand will have.
+
+        Fixups run in graph order, so one that comes later may share the Gather.
+        """
+        value = node.inputs[slot]
+        assert value is not None
+        assert value.shape is not None
+        key = (value, dim, index.tobytes())
+        if key not in self._gathered:
+            where = self.add_initializer(f"{value.name}_taken", index)
+            shape = ir.Shape([index.size if d == dim else size for d, size in enumerate(value.shape)])
+            self._gathered[key] = self.insert_before(
+                node, "Gather", [value, where], shape, axis=ir.AttrInt64("axis", dim)
+            )
+        node.replace_input_with(slot, self._gathered[key])
 
     def replace_output(self, node: ir.Node, value: ir.Value) -> None:
         """All readers of the node's first output read `value` instead, which takes over its name and masks."""

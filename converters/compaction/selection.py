@@ -24,6 +24,7 @@ and unknown heights and widths as 14.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +129,7 @@ def _candidate(
     while (above := _pointwise_source(analysis, source)) is not None:
         top, taken, source = above[0], source, above[1]
     weights = array.size // weight.size
-    positions = _elements(node.outputs[0]) / max(1, _outputs(node, array))
+    positions = elements_of(node.outputs[0]) / max(1, _outputs(node, array))
     return _Candidate(top, source, taken, wanted, saved * weights * positions, saved * weights)
 
 
@@ -158,17 +159,27 @@ def _pointwise_source(analysis: Analysis, axis: Axis) -> tuple[Relation, Axis] |
 
 
 def _pays(source: Axis, candidates: list[_Candidate]) -> bool:
-    elements = _elements(source.value) / source.size * int(candidates[0].wanted.sum())
-    behind = _elements(source.value, source.dim + 1)
-    copied = elements * _ELEMENT_NS + elements / behind * _BLOCK_NS
     macs = sum(candidate.saved_macs for candidate in candidates)
     weights = sum(candidate.saved_weights for candidate in candidates)
-    at_batch_1 = macs * _MAC_NS + weights * _WEIGHT_NS > _MARGIN * (_NODE_NS + copied)
+    return gathers_pay(macs, weights, [(source, int(candidates[0].wanted.sum()))])
+
+
+def gathers_pay(macs: float, weights: float, gathers: Sequence[tuple[Axis, int]]) -> bool:
+    """Whether what is saved is worth these Gathers: along which axis, and how many indices each takes.
+
+    Args:
+        macs: multiply-accumulates saved per example; weights: weights that are read no more.
+    """
+    copied = 0.0
+    for source, taken in gathers:
+        elements = elements_of(source.value) / source.size * taken
+        copied += elements * _ELEMENT_NS + elements / elements_of(source.value, source.dim + 1) * _BLOCK_NS
+    at_batch_1 = macs * _MAC_NS + weights * _WEIGHT_NS > _MARGIN * (_NODE_NS * len(gathers) + copied)
     at_large_batch = macs * _MAC_NS > _MARGIN * copied
     return at_batch_1 and at_large_batch
 
 
-def _elements(value: ir.Value, start: int = 0) -> float:
+def elements_of(value: ir.Value, start: int = 0) -> float:
     """Number of elements of one example in the dimensions from `start` on."""
     assert value.shape is not None
     total = 1.0

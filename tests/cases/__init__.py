@@ -15,6 +15,7 @@ from cases import (  # noqa: F401
     gate_forms,
     layout,
     linear,
+    multiplier,
     normalization,
     pooling,
     quantised,

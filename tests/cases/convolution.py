@@ -289,6 +289,24 @@ def depthwise_of_constants(r, size, pads):
     )  # fmt: skip
 
 
+# 3 of 32 channels stay; the map of 28 others has 3 x 3 different places
+@case(params=3 * 4 + 3 * 9 + 4 * 3 + 4 * 9)
+def maps_in_front_of_a_gate_that_closes_other_channels_too(r):
+    first, second = gate(r, 32, range(28)), gate(r, 32, (28,))
+    return model(
+        """(float[N,3,14,14] x) => (float[N,4,14,14] y) {
+            g = Conv(x, w1, b1)
+            h = Mul(g, gate)
+            n = BatchNormalization(h, bn_s, bn_b, bn_m, bn_v)
+            d = Conv<pads=[1,1,1,1], group=32>(n, w2)
+            e = Mul(d, gate2)
+            y = Conv(e, w3)
+        }""",
+        w1=weight(r, 32, 3, 1, 1), b1=vector(r, 32), gate=channels(first), gate2=channels(second),
+        w2=weight(r, 32, 1, 3, 3), w3=weight(r, 4, 32, 1, 1), **batch_norm(r, 32, "bn", dict.fromkeys(range(28), 0.5)),
+    )  # fmt: skip
+
+
 @case(params=7 * 28 + 7 * 9 + 4 * 7 + 4 * 7 + 4 * 7 + 4)  # channels 1 and 4 differ at the border; channel 6 is zero
 def padded_depthwise_conv_of_constants(r):
     return depthwise_of_constants(r, "H,W", "1,1,1,1")

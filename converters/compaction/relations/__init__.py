@@ -17,7 +17,7 @@ has three steps, and soundness is local to them:
 | `Concatenate` | the output is the inputs one after another |
 | `Product` | a product of axes equals a product of axes, in row-major order (Reshape, Flatten) |
 | `Contract` | a sum over the axis, with or without a weight |
-| `Grouped` | a grouped contraction: whole groups, then the same number of survivors in each |
+| `Grouped` | a grouped contraction: whole groups, then the same number of survivors in each, or spread by a Gather |
 | `Unread` | the node does not look along this axis |
 | `Pin` | everything stays, with a reason |
 """

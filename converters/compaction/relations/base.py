@@ -44,6 +44,10 @@ class Relation:
     def even_out(self, permission: Permission) -> None:
         """Withhold what makes counts equal; runs after all `shrink` steps have settled."""
 
+    def forget_choices(self) -> None:
+        """Take back where a Gather was to stand, before the permissions are solved from the start."""
+        self.selected = None
+
 
 class Pin(Relation):
     """Every index of the axis stays and is needed."""

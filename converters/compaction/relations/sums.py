@@ -117,6 +117,10 @@ class Grouped(Relation):
     A group goes as a whole when all its outputs go. Groups that stay keep the same number of inputs and
     the same number of outputs each.
 
+    Where every group has one input, the sum may be *spread*: every output becomes a group of its own that reads its
+    input through a Gather, so that counts need not be equal. What then stays on the inputs is what the outputs that
+    stay read; an output whose input goes keeps its bias.
+
     Args:
         data: axis of groups * inputs indices; output: axis of groups * outputs indices.
         reads: as in `Contract`.
@@ -143,9 +147,37 @@ class Grouped(Relation):
         self.permitted: Mask = np.zeros(data.size, bool)
         # as in `Contract`
         self.mapped: Mask | None = None
+        self.spread = False
+
+    @property
+    def can_spread(self) -> bool:
+        """Whether every group has one input and several outputs."""
+        return self.data.size == self.groups < self.output.size
+
+    def owner(self) -> NDArray[np.int64]:
+        """The group of each output, shape [output.size]; where groups have one input, the input that it reads."""
+        return np.arange(self.output.size) // (self.output.size // self.groups)
+
+    def taken(self, permission: Permission) -> NDArray[np.int64]:
+        """The input that each group will read when the sum is spread, counted in the width before.
+
+        Where all inputs that are read have equally many outputs, they are the groups, as before; otherwise each
+        output is one. An output whose input goes may read any, as its filter is zero.
+        """
+        staying = np.flatnonzero(~permission.removable(self.data))
+        read = self.owner()[~permission.removable(self.output)]
+        read = np.where(np.isin(read, staying), read, staying[0])
+        inputs, counts = np.unique(read, return_counts=True)
+        return inputs if (counts == counts[0]).all() and (np.diff(read) >= 0).all() else read
+
+    def forget_choices(self) -> None:
+        super().forget_choices()
+        self.spread = False
 
     @property
     def reason(self) -> str:
+        if self.spread:
+            return "a depthwise convolution reads it, and a constant cannot be folded there"
         return "a grouped convolution needs it: its group stays, and groups must keep equal sizes"
 
     def require(self, live: Liveness, facts: Facts) -> None:
@@ -163,11 +195,19 @@ class Grouped(Relation):
             return np.zeros(0, np.int64)
         return np.flatnonzero(permission.removable(self.data) & self.read & self.mapped)
 
+    def inputs_each(self, permission: Permission) -> int:
+        """How many inputs a group keeps at most."""
+        return 1 if self.spread else int(self._kept(permission, self.data).sum(axis=1).max())
+
     def _kept(self, permission: Permission, axis: Axis) -> Mask:
         kept: Mask = ~permission.removable(axis).reshape(self.groups, -1)
         return kept
 
     def shrink(self, permission: Permission) -> None:
+        if self.spread:
+            read = np.logical_or.reduce(self._kept(permission, self.output), axis=1)
+            permission.withhold(self.data, ~self.permitted & read)
+            return
         kept = np.hstack([self._kept(permission, self.output), self._kept(permission, self.data)])
         alive: Mask = np.logical_or.reduce(kept, axis=1)
         # a living group reads what it is not permitted to lose; a dead one reads nothing
@@ -176,6 +216,8 @@ class Grouped(Relation):
         self._keep_at_least(permission, self.output, alive.astype(np.int64))
 
     def even_out(self, permission: Permission) -> None:
+        if self.spread:
+            return
         for axis in (self.data, self.output):
             counts = self._kept(permission, axis).sum(axis=1)
             self._keep_at_least(permission, axis, np.where(counts > 0, counts.max(), 0))

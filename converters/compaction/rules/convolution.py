@@ -32,6 +32,7 @@ from converters.compaction.rules.common import (
     row_constants,
     string_attribute,
 )
+from converters.compaction.rules.depthwise import add_to_bias, spread_convolution, weight_blocks
 
 
 def _meets_border(node: ir.Node) -> bool:
@@ -148,13 +149,6 @@ def _relate_grouped(
     ]
 
 
-def weight_blocks(node: ir.Node, array: NDArray[np.generic], groups: int) -> NDArray[np.generic]:
-    """The weight of a grouped convolution as [groups, outputs per group, inputs per group, *kernel]."""
-    if node.op_type == "ConvTranspose":  # stored as [groups * inputs, outputs, *kernel]
-        return np.swapaxes(array.reshape(groups, -1, *array.shape[1:]), 1, 2)
-    return array.reshape(groups, -1, *array.shape[1:])
-
-
 @fixup("Conv", "ConvTranspose")
 def fix_convolution(edit: Edit, node: ir.Node) -> None:
     """Fold removed constants into the bias or a representative; rebuild grouped weights."""
@@ -181,7 +175,7 @@ def _fold(edit: Edit, node: ir.Node, relation: Contract) -> None:
     contribution = (removed_part * scale).sum(axis=in_dim)  # [O, *kernel]
     if relation.fold == "bias":
         total = contribution.reshape(contribution.shape[0], -1).sum(axis=1)
-        _add_to_bias(edit, node, 2, total, Axis(output, 1))
+        add_to_bias(edit, node, total, Axis(output, 1))
         return
     representative = edit.representatives[relation]
     known = edit.facts.constants(relation.data)
@@ -207,17 +201,10 @@ def _fold_maps(edit: Edit, node: ir.Node, relation: Contract | Grouped) -> None:
     edit.insert_after(node, "Add", [value])
 
 
-def _add_to_bias(edit: Edit, node: ir.Node, slot: int, total: NDArray[np.float64], out_axis: Axis) -> None:
-    # total: [O], at full size; the mask of the output axis slices it with everything else
-    old = array_of(node.inputs[slot]) if slot < len(node.inputs) else None
-    weight = array_of(node.inputs[1])
-    assert weight is not None
-    bias = total if old is None else as_float64(old) + total
-    mask = edit.removed(out_axis) if bias.size > 1 else None
-    edit.set_input(node, slot, bias.astype(weight.dtype), [mask])
-
-
 def _rebuild_grouped(edit: Edit, node: ir.Node, relation: Grouped) -> None:
+    if relation.spread:
+        spread_convolution(edit, node, relation)
+        return
     groups = relation.groups
     goes = edit.removed(relation.data).reshape(groups, -1)
     out_goes = edit.removed(relation.output).reshape(groups, -1)
@@ -242,7 +229,7 @@ def _rebuild_grouped(edit: Edit, node: ir.Node, relation: Grouped) -> None:
             sums = part.reshape(*part.shape[:2], -1).sum(axis=2)
             total.reshape(groups, -1)[group] = sums @ constants
     if total.any():
-        _add_to_bias(edit, node, 2, total, relation.output)
+        add_to_bias(edit, node, total, relation.output)
     if node.op_type == "ConvTranspose":
         rows = [np.swapaxes(row, 0, 1) for row in rows]
     edit.set_input(node, 1, np.ascontiguousarray(np.concatenate(rows)))
