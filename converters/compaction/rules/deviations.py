@@ -90,7 +90,8 @@ def add_deviations(edit: Edit, node: ir.Node, relation: Deviations) -> None:
     def number(value: float) -> ir.Value:
         return edit.add_initializer(name, np.array(value).astype(dtype))
 
-    center, spread = constants[goes].mean(), constants[goes].var()
+    gone = constants[goes]
+    center, spread = (gone[0], 0.0) if (gone == gone[0]).all() else (gone.mean(), gone.var())
     squared = y if center == 0 else edit.insert_before(node, "Sub", [y, number(center)], shape)
     squared = edit.insert_before(node, "Mul", [squared, squared], shape)
     if spread != 0:

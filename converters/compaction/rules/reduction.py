@@ -130,21 +130,24 @@ def fix_sum(edit: Edit, node: ir.Node) -> None:
 
     Axis after axis: mean over all = share * mean over what stays + offset.
     """
-    share, offset, count = 1.0, 0.0, 0
+    share, offset = 1.0, 0.0
     for relation in edit.relations(node):
         if isinstance(relation, Deviations):
             add_deviations(edit, node, relation)
-        elif isinstance(relation, Contract):
+            return
+        if isinstance(relation, Contract):
             size = relation.data.size
-            count = _entries(relation.data.value, reduced_dims(node) or set())
             offset += share * float(_TERMS[node.op_type](_gone(edit, relation)).sum()) / size
             share *= edit.kept(relation.data).size / size
-    if node.op_type == "ReduceMean" and share != 1:
-        node = edit.insert_after(node, "Mul", [_number(edit, node, share)])
-    elif node.op_type != "ReduceMean":
-        offset *= count
+    last = node
+    if node.op_type != "ReduceMean":
+        x = node.inputs[0]
+        assert x is not None
+        offset *= _entries(x, reduced_dims(node) or set())
+    elif share != 1:
+        last = edit.insert_after(node, "Mul", [_number(edit, node, share)])
     if offset != 0:
-        edit.insert_after(node, "Add", [_number(edit, node, offset)])
+        edit.insert_after(last, "Add", [_number(edit, node, offset)])
 
 
 @fixup("ReduceMax", "ReduceMin")
