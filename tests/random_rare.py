@@ -265,8 +265,8 @@ def spread(g: Graph, s: Step, v: Value) -> None:
 
 
 RARE: dict[str, Operation] = {
-    "spread": spread, "stepped": stepped, "extremum": extremum, "backwards": backwards, "repeated": repeated, "published": published,
-    "masked_softmax": masked_softmax,
+    "stepped": stepped, "extremum": extremum, "backwards": backwards, "repeated": repeated, "published": published,
+    "masked_softmax": masked_softmax, "spread": spread,
 }  # fmt: skip
 RARE_IMAGE: dict[str, Operation] = {
     **RARE, "sparse_conv": sparse_conv, "rare_pool": rare_pool, "rearranged": rearranged,

@@ -128,9 +128,9 @@ CHANNEL_REDUCTIONS = {
     "sum_of_squares": ("y = ReduceSumSquare<keepdims=1>(g, axes)", {"params": REDUCED}),
     "l1_norm": ("y = ReduceL1<keepdims=1>(g, axes)", {"params": REDUCED}),
     "l2_norm": ("y = ReduceL2<keepdims=1>(g, axes)", {"params": REDUCED}),
-    # a zero can be the maximum: the result is compared with it
-    "maximum": ("y = ReduceMax<keepdims=1>(g, axes)", {"params": REDUCED}),
-    "minimum": ("y = ReduceMin<keepdims=1>(g, axes)", {"params": REDUCED}),
+    # the zeros are the maximum, and the minimum: the result is compared with them
+    "maximum": ("a = Abs(g)\n s = Neg(a)\n y = ReduceMax<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "minimum": ("s = Abs(g)\n y = ReduceMin<keepdims=1>(s, axes)", {"params": REDUCED}),
     "log_sum_exp": ("y = ReduceLogSumExp<keepdims=1>(g, axes)", {"equality": "each zero adds exp(0)"}),
     "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"params": REDUCED}),
     "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"params": REDUCED}),
