@@ -129,8 +129,10 @@ CHANNEL_REDUCTIONS = {
     "l1_norm": ("y = ReduceL1<keepdims=1>(g, axes)", {"params": REDUCED}),
     "l2_norm": ("y = ReduceL2<keepdims=1>(g, axes)", {"params": REDUCED}),
     # the zeros are the maximum, and the minimum: the result is compared with them
-    "maximum": ("a = Abs(g)\n s = Neg(a)\n y = ReduceMax<keepdims=1>(s, axes)", {"params": REDUCED}),
-    "minimum": ("s = Abs(g)\n y = ReduceMin<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "maximum": (
+        "a = Abs(g)\n s = Neg(a)\n m = ReduceMax(s, axes)\n t = ReduceSum(g, axes)\n y = Add(m, t)", {"params": REDUCED}
+    ),
+    "minimum": ("a = Abs(g)\n m = ReduceMin(a, axes)\n t = ReduceSum(g, axes)\n y = Add(m, t)", {"params": REDUCED}),
     "log_sum_exp": ("y = ReduceLogSumExp<keepdims=1>(g, axes)", {"equality": "each zero adds exp(0)"}),
     "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"params": REDUCED}),
     "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"params": REDUCED}),
