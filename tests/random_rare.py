@@ -240,9 +240,33 @@ def masked_softmax(g: Graph, s: Step, v: Value) -> None:
     g.keep(g.emit(f"Softmax<axis={axis}>({name})"), v.width, v.size)
 
 
+def spread(g: Graph, s: Step, v: Value) -> None:
+    """A variance over the channels that is spelled out, or a norm over space against its mean over the channels."""
+    axis = g.give([channel_axis(g)])
+    if s.c % 3 == 2:
+        other = [2, 3] if g.rank == 4 else [1]
+        norm = g.emit(f"{['ReduceL2', 'ReduceMean', 'ReduceMax'][s.b % 3]}<keepdims=1>({v.name}, {g.give(other)})", v)
+        name = g.emit(f"ReduceMean<keepdims=1>({norm}, {axis})")
+        name = g.emit(f"Mul({name}, {name})")
+        name = g.emit(f"Add({name}, {g.give(np.float32(1.0))})")
+        name = g.emit(f"{['Div', 'Mul', 'Sub', 'Add'][s.mask % 4]}({norm}, {name})")
+        name = g.emit(f"Mul({v.name}, {name})")
+    else:
+        mean = g.emit(f"{['ReduceMean', 'ReduceMax'][s.b // 2 % 2]}<keepdims=1>({v.name}, {axis})", v)
+        difference = g.emit(f"Sub({v.name}, {mean})" if s.b % 2 else f"Sub({mean}, {v.name})")
+        name = g.emit(f"Mul({difference}, {difference})")
+        name = g.emit(f"{['ReduceMean', 'ReduceSum'][s.mask % 2]}<keepdims=1>({name}, {axis})")
+        name = g.emit(f"Add({name}, {g.give(np.float32(0.5))})")
+        name = g.emit(f"Sqrt({name})")
+        name = g.emit(f"Div({v.name if s.c % 3 else difference}, {name})")
+    name = g.emit(f"Mul({name}, {g.per_channel(g.vector(v.width))})")
+    name = g.emit(f"Add({name}, {v.name})") if s.mask % 3 else name
+    g.keep(name, v.width, v.size)
+
+
 RARE: dict[str, Operation] = {
     "stepped": stepped, "extremum": extremum, "backwards": backwards, "repeated": repeated, "published": published,
-    "masked_softmax": masked_softmax,
+    "masked_softmax": masked_softmax, "spread": spread,
 }  # fmt: skip
 RARE_IMAGE: dict[str, Operation] = {
     **RARE, "sparse_conv": sparse_conv, "rare_pool": rare_pool, "rearranged": rearranged,

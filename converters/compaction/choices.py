@@ -12,9 +12,11 @@ from converters.compaction.axes import Axis, Mask, Permission
 from converters.compaction.relations import Contract
 from converters.compaction.vanishing import Vanishing
 
-# A twin that takes over others is multiplied by the ratio of the scales; a much smaller one would blow up
-# the rounding of its offset.
+# A twin that takes over others is multiplied by the ratio of the scales, and with it the rounding of its offset is
+# (slice i = scales[i] * u + offsets[i]). So its scale may not be much smaller than the largest one among them, nor,
+# where it was not chosen for its offset, its offset much larger.
 _SMALLEST_SCALE = 0.1
+_LARGEST_OFFSET = 10.0
 
 
 def choose(analysis: Analysis, permission: Permission) -> dict[Contract, int]:
@@ -87,15 +89,17 @@ def _choose_twins(analysis: Analysis, permission: Permission, vanishing: Vanishi
         going = relation.twins_to_fold(analysis.facts, permission)
         if going.size == 0:
             continue
-        largest = np.abs(twins.scales[going]).max()
+        scales, offsets = np.abs(twins.scales), np.abs(twins.offsets)
+        suitable = scales >= _SMALLEST_SCALE * scales[going].max()
         # one that stays anyway is free; it must be needed, as for constants
         staying = np.flatnonzero(
             ~permission.removable(relation.taken)
             & analysis.live.needed(relation.data)
-            & (np.abs(twins.scales) >= _SMALLEST_SCALE * largest)
+            & suitable
+            & (offsets <= _LARGEST_OFFSET * offsets[going].max())
         )
-        candidates = staying if staying.size else going
-        index = int(candidates[np.argmax(np.abs(twins.scales[candidates]))])
+        candidates = staying if staying.size else going[suitable[going]]
+        index = int(candidates[np.argmin(offsets[candidates] / scales[candidates])])
         if not staying.size:
             permission.withhold(relation.taken, _only(relation.taken, index))
             permission.resume()

@@ -82,6 +82,12 @@ def layers_beneath_a_layer_norm(r):
 
 
 @case(equality=REASON)
+def layers_beneath_squared_deviations(r):
+    text = "u = ReduceMean(x, last)\n d = Sub(g, u)\n d2 = Mul(d, d)\n m = ReduceMean(d2, last)"
+    return deep_dense(r, text, width=1, last=[1])
+
+
+@case(equality=REASON)
 def layers_beneath_a_recurrence(r):
     return model(
         """(float[S,N,6] x) => (float[S,1,N,5] o) {

@@ -275,3 +275,111 @@ def local_response_normalization_of_zero_channels(r):
 def mean_variance_normalization(r):
     text = "p = Add(g, wave)\n m = MeanVarianceNormalization<axes=[2,3]>(p)"
     return image(r, text, size="5,6", wave=np.linspace(-1, 1, 30, dtype=np.float32).reshape(5, 6))
+
+
+def variance(at="last", correction="", keepdims=1, of="g"):
+    """Text of v, the variance of a value along an axis, as torch.var is exported."""
+    return f"""mean = ReduceMean<keepdims=1>({of}, {at})
+            d = Sub({of}, mean)
+            d2 = Mul(d, d)
+            {"var" if correction else "v"} = ReduceMean<keepdims={keepdims}>(d2, {at})
+            {correction}"""
+
+
+UNBIASED = "scaled = Mul(var, n)\n v = Div(scaled, less)"
+SIMPLE_NORM = """ve = Add(v, eps)
+            sd = Sqrt(ve)
+            inv = Reciprocal(sd)
+            q = Mul(g, inv)
+            n1 = Mul(q, ln_s)"""
+
+
+@case(params=DENSE_LIVE + 5)  # x / sqrt(variance): zeros stay zeros
+def division_by_the_deviation_alone(r):
+    return dense(r, f"{variance()}\n{SIMPLE_NORM}\n m = Identity(n1)", **spelled(r))
+
+
+@case(params=DENSE_LIVE + 5)
+def division_by_the_unbiased_deviation_without_kept_dimension(r):
+    text = variance(correction=UNBIASED.replace("v =", "v1 =") + "\n v = Unsqueeze(v1, last)", keepdims=0)
+    return dense(r, f"{text}\n{SIMPLE_NORM}\n m = Identity(n1)", n=8.0, less=7.0, **spelled(r))
+
+
+@case(params=DENSE_LIVE + 5)
+def division_by_the_deviation_with_axes_as_attributes(r):
+    text = variance().replace("<keepdims=1>", "<axes=[-1]>").replace(", last)", ")")
+    weights = {key: value for key, value in spelled(r).items() if key != "last"}
+    return dense(r, f"{text}\n{SIMPLE_NORM}\n m = Identity(n1)", opset=13, **weights)
+
+
+@case(nothing="the variance reads every feature")
+def division_by_a_deviation_whose_outputs_alone_are_gated(r):
+    return dense(r, f"{variance()}\n{SIMPLE_NORM}\n m = Mul(n1, gate2)", closed=(), **spelled(r), **second_gate(r))
+
+
+@case(params=DENSE_LIVE + 5)
+def division_by_the_deviation_of_constants(r):
+    # constants that are not zero enter the mean, the variance and the features that stay
+    text = f"s = Cos(g)\n {variance(of='s')}\n{SIMPLE_NORM}\n m = Mul(n1, gate2)"
+    return dense(r, text, **spelled(r), **second_gate(r))
+
+
+@case(params=6 * 6 + 6 + 3 * 6 + 3 + 2 * 6)  # (c - mean) / sd of the dead ones, with c = 0: one stands for all
+def unbiased_layer_norm_spelled_out_whose_outputs_are_read(r):
+    text = f"""{variance(correction=UNBIASED)}
+            ve = Add(v, eps)
+            sd = Sqrt(ve)
+            q = Div(d, sd)
+            q2 = Mul(q, ln_s)
+            m = Add(q2, ln_b)"""
+    return dense(r, text, n=8.0, less=7.0, **spelled(r))
+
+
+@case(params=image_params(6, kernel=1) + 2 * 6)
+def layer_norm_over_channels_spelled_out_whose_outputs_are_read(r):
+    text = f"""{variance("first")}
+            ve = Add(v, eps)
+            sd = Sqrt(ve)
+            q = Div(d, sd)
+            q2 = Mul(q, s4)
+            m = Add(q2, b4)"""
+    return image(r, text, kernel=1, pad=0, first=[1], **spelled_over_channels(r))
+
+
+def spelled_over_channels(r):
+    return {"s4": channels(affine(r)["ln_s"]), "b4": channels(affine(r)["ln_b"]), "eps": 0.01}
+
+
+GLOBAL_RESPONSE = """a = Tanh(g1)
+            norm = ReduceL2<keepdims=1>(a, space)
+            mean = ReduceMean<keepdims=1>(norm, last)
+            me = Add(mean, eps)
+            ratio = Div(norm, me)
+            p = Mul(a, ratio)
+            q = Mul(p, s4)
+            q2 = Add(q, b4)
+            m = Add(q2, a)"""
+
+
+def global_response(r, size):
+    """g -> + shift -> an activation -> a global response norm over channels -> a 1x1 Conv."""
+    return image(
+        r, "g1 = Add(g, shift)\n" + GLOBAL_RESPONSE, kernel=1, pad=0, size=size, space=[2, 3], last=[1],
+        shift=channels(vector(r, 8)), **spelled_over_channels(r),
+    )  # fmt: skip
+
+
+@case(params=image_params(6, kernel=1) + 3 * 6)  # a closed channel is c * (1 + s * norm / mean) + b: one stands for all
+def global_response_norm_of_constants_over_static_pixels(r):
+    return global_response(r, "5,6")
+
+
+@case(equality="the norm of a constant grows with the number of pixels")
+def global_response_norm_of_constants_over_dynamic_pixels(r):
+    return global_response(r, "H,W")
+
+
+@case(params=image_params(5, kernel=1) + 2 * 5)
+def global_response_norm_of_zeros_over_dynamic_pixels(r):
+    text = GLOBAL_RESPONSE.replace("Tanh(g1)", "Tanh(g)").replace("q2 = Add(q, b4)", "q2 = Mul(q, b4)")
+    return image(r, text, kernel=1, pad=0, space=[2, 3], last=[1], **spelled_over_channels(r))

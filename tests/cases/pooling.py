@@ -128,15 +128,80 @@ CHANNEL_REDUCTIONS = {
     "sum_of_squares": ("y = ReduceSumSquare<keepdims=1>(g, axes)", {"params": REDUCED}),
     "l1_norm": ("y = ReduceL1<keepdims=1>(g, axes)", {"params": REDUCED}),
     "l2_norm": ("y = ReduceL2<keepdims=1>(g, axes)", {"params": REDUCED}),
-    "maximum": ("y = ReduceMax<keepdims=1>(g, axes)", {"equality": "a zero can be the maximum: one must stay"}),
-    "minimum": ("y = ReduceMin<keepdims=1>(g, axes)", {"equality": "a zero can be the minimum: one must stay"}),
+    # the zeros are the maximum, and the minimum: the result is compared with them
+    "maximum": (
+        "a = Abs(g)\n s = Neg(a)\n m = ReduceMax(s, axes)\n t = ReduceSum(g, axes)\n y = Add(m, t)", {"params": REDUCED}
+    ),
+    "minimum": ("a = Abs(g)\n m = ReduceMin(a, axes)\n t = ReduceSum(g, axes)\n y = Add(m, t)", {"params": REDUCED}),
     "log_sum_exp": ("y = ReduceLogSumExp<keepdims=1>(g, axes)", {"equality": "each zero adds exp(0)"}),
-    "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"equality": ADD}),
-    "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": ADD}),
-    "sum_of_exponentials": ("s = Exp(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"equality": ADD}),
+    "mean_of_constants": ("s = Sigmoid(g)\n y = ReduceMean<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "sum_of_constants": ("s = Sigmoid(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "sum_of_exponentials": ("s = Exp(g)\n y = ReduceSum<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "sum_of_squares_of_constants": ("s = Cos(g)\n y = ReduceSumSquare<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "l1_norm_of_constants": ("s = Sub(g, two)\n y = ReduceL1<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "l2_norm_of_constants": ("s = Sigmoid(g)\n y = ReduceL2<keepdims=1>(s, axes)", {"equality": "a root"}),
+    "maximum_of_constants": ("s = Sub(g, two)\n y = ReduceMax<keepdims=1>(s, axes)", {"params": REDUCED}),
+    "minimum_of_constants": ("s = Cos(g)\n y = ReduceMin<keepdims=1>(s, axes)", {"params": REDUCED}),
 }  # fmt: skip
 for _name, (_text, _options) in CHANNEL_REDUCTIONS.items():
-    add(f"{_name}_over_gated_features", __name__, lambda r, t=_text: reduced(r, t, axes=[1]), **_options)
+    _more = {"two": 2.0} if "two" in _text else {}
+    add(
+        f"{_name}_over_gated_features", __name__, lambda r, t=_text, m=_more: reduced(r, t, axes=[1], **m), **_options
+    )  # fmt: skip
+
+
+def reduced_over_two_axes(r, text):
+    """Rows 1, 4, 6 and columns 0, 3 hold 0.5 each."""
+    return model(
+        f"""(float[N,6,4] x) => (float[N,1,1] y) {{
+            h = MatMul(w1, x)
+            t = MatMul(h, w2)
+            g = Mul(t, rows)
+            u = Mul(g, columns)
+            s = Sigmoid(u)
+            {text}
+        }}""",
+        w1=weight(r, 8, 6), w2=weight(r, 4, 7), rows=gate(r, 8).reshape(8, 1), columns=gate(r, 7, (0, 3)), axes=[1, 2],
+    )  # fmt: skip
+
+
+for _kind in ("Mean", "Sum", "SumSquare", "Min"):
+    add(
+        f"reduce_{_kind.lower()}_of_constants_along_two_axes", __name__,
+        lambda r, k=_kind: reduced_over_two_axes(r, f"y = Reduce{k}<keepdims=1>(s, axes)"),
+        params=5 * 6 + 4 * 5 + 5 + 5,
+    )  # fmt: skip
+
+
+@case(equality="how often a constant is added grows with the number of pixels, which is not known")
+def sum_over_channels_and_dynamic_pixels(r):
+    return model(
+        """(float[N,3,H,W] x) => (float[N,1,1,1] y) {
+            h = Conv(x, w1, b1)
+            g = Mul(h, gate)
+            s = Sigmoid(g)
+            y = ReduceSum<keepdims=1>(s, axes)
+        }""",
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), axes=[1, 2, 3],
+    )  # fmt: skip
+
+
+@case(params=5 * 28)  # each constant fills its share, however many pixels there are
+def mean_over_channels_and_dynamic_pixels(r):
+    return model(
+        """(float[N,3,H,W] x) => (float[N,1,1,1] y) {
+            h = Conv(x, w1, b1)
+            g = Mul(h, gate)
+            s = Sigmoid(g)
+            y = ReduceMean<keepdims=1>(s, axes)
+        }""",
+        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), axes=[1, 2, 3],
+    )  # fmt: skip
+
+
+@case(params=HEAD_PARAMS)
+def head_by_l2_norm_over_static_pixels(r):
+    return head(r, "p = ReduceL2<keepdims=0>(a, axes)", axes=[2, 3], size="5,6")
 
 
 @case(params=REDUCED)

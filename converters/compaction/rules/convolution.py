@@ -27,6 +27,7 @@ from converters.compaction.rules.common import (
     constants_of,
     int_attribute,
     ints_attribute,
+    merge_twins,
     need_of,
     operand,
     row_constants,
@@ -98,7 +99,8 @@ def _relate_dense(
         relations.append(Tie(node, rows, [out_axis], output_constants))
     if in_axis is not None:
         fold: Fold = "representative" if border or not _may_change(bias) else "bias"
-        relations.append(Contract(node, in_axis, axis_of(weight, in_dim), fold=fold, reads=reads))
+        data_weight = axis_of(weight, in_dim)
+        relations.append(Contract(node, in_axis, data_weight, fold=fold, reads=reads, folds_twins=fold == "bias"))
     return relations
 
 
@@ -163,19 +165,26 @@ def fix_convolution(edit: Edit, node: ir.Node) -> None:
 
 def _fold(edit: Edit, node: ir.Node, relation: Contract) -> None:
     index, constants = edit.constants_to_fold(relation)
-    if index.size == 0:
+    twins = edit.twins_to_fold(relation)
+    if index.size == 0 and twins is None:
         return
     weight, output = node.inputs[1], node.outputs[0]
     original = array_of(weight)
     assert original is not None
     assert weight is not None
     in_dim = 0 if node.op_type == "ConvTranspose" else 1
+    masks = [edit.removed(Axis(weight, dim)) if size > 1 else None for dim, size in enumerate(original.shape)]
     removed_part = as_float64(np.take(original, index, axis=in_dim))
     scale = constants.reshape([-1 if dim == in_dim else 1 for dim in range(original.ndim)])
     contribution = (removed_part * scale).sum(axis=in_dim)  # [O, *kernel]
     if relation.fold == "bias":
+        if twins is not None:
+            merged, added = merge_twins(as_float64(original), in_dim, *twins)
+            edit.set_input(node, 1, merged.astype(original.dtype), masks)
+            contribution += added
         total = contribution.reshape(contribution.shape[0], -1).sum(axis=1)
-        add_to_bias(edit, node, total, Axis(output, 1))
+        if total.any():
+            add_to_bias(edit, node, total, Axis(output, 1))
         return
     representative = edit.representatives[relation]
     known = edit.facts.constants(relation.data)
@@ -184,7 +193,6 @@ def _fold(edit: Edit, node: ir.Node, relation: Contract) -> None:
     where: list[slice | int] = [slice(None)] * array.ndim
     where[in_dim] = representative
     array[tuple(where)] += contribution / known[representative]
-    masks = [edit.removed(Axis(weight, dim)) if array.shape[dim] > 1 else None for dim in range(array.ndim)]
     edit.set_input(node, 1, array.astype(original.dtype), masks)
 
 

@@ -11,15 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from converters.compaction.axes import Axis, Constants, Facts, Mask, Twins, array_of, axes_of, is_constant, rank
+from converters.compaction.axes import Axis, Constants, Facts, Mask, array_of, axes_of, is_constant, rank
 from converters.compaction.registry import FUNCTIONS, Refusal, rule
 from converters.compaction.relations import Relation, Tie
 from converters.compaction.rules.common import float_attribute, operand, string_attribute
 from converters.compaction.rules.step_functions import STEPS, step_transfer
-
-Function = Callable[..., NDArray[np.float64]]
+from converters.compaction.rules.twins import Function, affine_twins
 
 
 def _erf(x: Constants) -> Constants:
@@ -217,8 +215,6 @@ OPAQUE = ("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 _EXACT_ON_INTEGERS = ("Cast", "Clip", "Dropout", "Identity", "Max", "Min", "Relu", "Where")
 # a constant zero in one operand makes the others unread
 _ANNIHILATORS = ("Mul",)
-# affine in the operand at this position as long as the others are constants; None: in any one operand
-_AFFINE = {"Add": None, "Sub": None, "Mul": None, "Div": 0, "Neg": 0, "Identity": 0, "Dropout": 0, "Cast": 0}
 
 
 @rule(*dict.fromkeys((*CONTINUOUS, *STEPS, *OPAQUE)))
@@ -250,8 +246,8 @@ def relate_elementwise(node: ir.Node) -> list[Relation] | Refusal:
             transfer = None if function is None else _transfer(function, inputs, at_axis, out_axis.size)
         unread = _unread_behind_zero(inputs, at_axis) if node.op_type in _ANNIHILATORS else None
         twins = None
-        if function is not None and not jumps and node.op_type in _AFFINE:
-            twins = _affine_twins(function, inputs, at_axis, out_axis.size, _AFFINE[node.op_type])
+        if function is not None and not jumps:
+            twins = affine_twins(function, node, inputs, at_axis, out_axis)
         relations.append(Tie(node, members, [out_axis], transfer, unread, twins))
     if function is not None and not jumps and not relations:
         relations.append(_ScalarFact(node, function, inputs, output))
@@ -304,38 +300,6 @@ def _transfer(
             return np.broadcast_to(function(*vectors), size).astype(np.float64)
 
     return transfer
-
-
-def _affine_twins(
-    function: Function, inputs: list[ir.Value], at_axis: list[Axis | None], size: int, position: int | None
-) -> Callable[[Facts], Twins | None]:
-    """Twins stay twins under an affine function whose other operands are constants, slice by slice."""
-
-    def twins(facts: Facts) -> Twins | None:
-        found = [(k, known) for k, axis in enumerate(at_axis) if axis is not None and (known := facts.twins(axis))]
-        if len(found) != 1 or position not in (None, found[0][0]):
-            return None
-        slot, known = found[0]
-
-        def at(unknown: Constants) -> Constants:
-            operands = [
-                constants_of_operand(facts, value, axis, size) for value, axis in zip(inputs, at_axis, strict=True)
-            ]
-            operands[slot] = unknown
-            with np.errstate(all="ignore"):
-                return np.asarray(function(*operands), np.float64)
-
-        # f(a * u + b) = f(b) + (f(a + b) - f(b)) * u for an affine f
-        shift = at(known.offsets)
-        return Twins(at(known.scales + known.offsets) - shift, shift)
-
-    return twins
-
-
-def constants_of_operand(facts: Facts, value: ir.Value, axis: Axis | None, size: int) -> Constants:
-    """Constants of an operand along the output axis, the scalar where it is broadcast, NaN where unknown."""
-    known = np.full(size, facts.scalar(value)) if axis is None else facts.constants(axis)
-    return np.full(size, np.nan) if known is None else known
 
 
 def _unread_behind_zero(inputs: list[ir.Value], at_axis: list[Axis | None]) -> Callable[[Facts, Axis], Mask | None]:

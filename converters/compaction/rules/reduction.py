@@ -1,7 +1,17 @@
-"""Rules for reductions: kept axes pass through, a summed axis contracts, a mean is corrected for zeros that go."""
+"""Rules for reductions: kept axes pass through, and a reduced axis loses constants whose share is added again.
+
+With m of n entries left, and c the constants that went,
+
+    sum = sum over the others + sum(c)          mean = (m / n) * mean over the others + sum(c) / n
+    maximum = max(maximum over the others, max(c))
+
+and alike for absolute values, squares and minima. Of the other reductions at most zeros go: adding to a sum under a
+root would take the root back, which overflows in half precision, and a sum of exponentials counts every entry.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -19,10 +29,22 @@ from converters.compaction.rules.common import (
     ints_attribute,
     operand,
 )
+from converters.compaction.rules.deviations import Deviations, add_deviations, deviations_of
 
-_CONSTANT_IN_CONSTANT_OUT = ("ReduceMean", "ReduceMax", "ReduceMin")
 # a zero adds nothing to these
 _SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean")
+# what an entry adds to these
+_TERMS: dict[str, Callable[[Constants], Constants]] = {
+    "ReduceMean": np.asarray,
+    "ReduceSum": np.asarray,
+    "ReduceL1": np.abs,
+    "ReduceSumSquare": np.square,
+}
+# operator: the operator of its result and of what went, and what went as one number
+_EXTREMA: dict[str, tuple[str, Callable[[Constants], np.float64]]] = {
+    "ReduceMax": ("Max", np.max),
+    "ReduceMin": ("Min", np.min),
+}
 
 
 def reduced_dims(node: ir.Node) -> set[int] | None:
@@ -55,30 +77,27 @@ def relate_reduction(node: ir.Node) -> list[Relation] | Refusal:
     x_rank = rank(x)
     assert x_rank is not None
     keepdims = int_attribute(node, "keepdims", 1)
-    count = 1
-    for dim in dims:
-        size = static_size(x, dim)
-        count = count * size if size is not None and count else 0  # 0 = not known
+    count = _entries(x, dims)
 
     def constants(source: Axis, facts: Facts) -> Constants | None:
         known = facts.constants(source)
         if known is None:
             return None
-        if node.op_type in _CONSTANT_IN_CONSTANT_OUT:
+        if node.op_type == "ReduceMean" or node.op_type in _EXTREMA:
             return known
-        if node.op_type == "ReduceSum" and count:
-            return known * count
-        if node.op_type in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"):
-            return np.where(known == 0, 0.0, np.nan)
-        return None
+        if node.op_type in _TERMS and count:
+            return _TERMS[node.op_type](known) * count
+        if node.op_type == "ReduceL2" and count:
+            return np.abs(known) * math.sqrt(count)
+        return np.where(known == 0, 0.0, np.nan) if node.op_type in _SUMS else None
 
     relations: list[Relation] = []
     out_dim = 0
     for dim in range(x_rank):
         source = axis_of(x, dim)
         if dim in dims:
-            if source is not None and node.op_type in _SUMS and _is_real(output):
-                relations.append(Contract(node, source, None, fold="zero", reads=_reads_all(source.size)))
+            if source is not None and _is_real(output):
+                relations += _reduced(node, source, count, alone=len(dims) == 1)
             out_dim += keepdims
             continue
         target = axis_of(output, out_dim)
@@ -88,18 +107,69 @@ def relate_reduction(node: ir.Node) -> list[Relation] | Refusal:
     return relations
 
 
-@fixup("ReduceMean")
-def fix_reduce_mean(edit: Edit, node: ir.Node) -> None:
-    """The mean over m of n entries, where the others are zero, is n / m times too large."""
-    share = 1.0
+def _entries(x: ir.Value, dims: set[int]) -> int:
+    """How many entries are reduced to one, 0 where that is not known."""
+    sizes = [static_size(x, dim) for dim in dims]
+    return math.prod(size or 0 for size in sizes)
+
+
+def _reduced(node: ir.Node, data: Axis, count: int, *, alone: bool) -> list[Relation]:
+    deviations = deviations_of(node, data) if alone else None
+    if deviations is not None:
+        return [deviations]
+    # of a sum over several axes, an index that goes takes its constant along as often as the others have entries
+    folds = node.op_type in _EXTREMA or node.op_type == "ReduceMean" or (node.op_type in _TERMS and count > 0)
+    if not folds and node.op_type not in _SUMS:
+        return []
+    return [Contract(node, data, None, fold="bias" if folds else "zero", reads=_reads_all(data.size))]
+
+
+@fixup("ReduceMean", "ReduceSum", "ReduceL1", "ReduceSumSquare")
+def fix_sum(edit: Edit, node: ir.Node) -> None:
+    """Scale a mean, and add what the constants that went had added.
+
+    Axis after axis: mean over all = share * mean over what stays + offset.
+    """
+    share, offset = 1.0, 0.0
     for relation in edit.relations(node):
+        if isinstance(relation, Deviations):
+            add_deviations(edit, node, relation)
+            return
         if isinstance(relation, Contract):
-            share *= edit.kept(relation.data).size / relation.data.size
-    if share != 1:
-        output = node.outputs[0]
-        assert output.dtype is not None
-        factor = edit.add_initializer(output.name or "mean", np.array(share).astype(output.dtype.numpy()))
-        edit.insert_after(node, "Mul", [factor])
+            size = relation.data.size
+            offset += share * float(_TERMS[node.op_type](_gone(edit, relation)).sum()) / size
+            share *= edit.kept(relation.data).size / size
+    last = node
+    if node.op_type != "ReduceMean":
+        x = node.inputs[0]
+        assert x is not None
+        offset *= _entries(x, reduced_dims(node) or set())
+    elif share != 1:
+        last = edit.insert_after(node, "Mul", [_number(edit, node, share)])
+    if offset != 0:
+        edit.insert_after(last, "Add", [_number(edit, node, offset)])
+
+
+@fixup("ReduceMax", "ReduceMin")
+def fix_extremum(edit: Edit, node: ir.Node) -> None:
+    """Compare the result with the constants that went."""
+    operator, extremum = _EXTREMA[node.op_type]
+    gone = [_gone(edit, relation) for relation in edit.relations(node) if isinstance(relation, Contract)]
+    if any(constants.size for constants in gone):
+        edit.insert_after(node, operator, [_number(edit, node, float(extremum(np.concatenate(gone))))])
+
+
+def _gone(edit: Edit, relation: Contract) -> Constants:
+    """The constants that went, zeros too."""
+    goes = edit.removed(relation.data)
+    constants = edit.facts.constants(relation.data)
+    return np.zeros(0) if constants is None else constants[goes]
+
+
+def _number(edit: Edit, node: ir.Node, value: float) -> ir.Value:
+    output = node.outputs[0]
+    assert output.dtype is not None
+    return edit.add_initializer(output.name or "number", np.array(value).astype(output.dtype.numpy()))
 
 
 def _reads_all(size: int) -> Callable[[Liveness, Facts], Mask]:
