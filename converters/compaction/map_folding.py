@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Facts, Mask, Permission, array_of, as_float64, is_constant, rank
-from converters.compaction.maps import Map, Maps, convolve
+from converters.compaction.maps import Maps, convolve
 from converters.compaction.registry import FUNCTIONS
 from converters.compaction.relations import Contract, Grouped, Relation
 
@@ -77,12 +78,12 @@ def _saved_channels(relation: Contract | Grouped, fixed: Mask, facts: Facts) -> 
     return int(goes.sum(axis=1).min()) * relation.groups if goes.shape[1] > 1 else int(fixed.sum())
 
 
-def folded_maps(analysis: Analysis, permission: Permission) -> dict[Relation, Map]:
+def folded_maps(analysis: Analysis, permission: Permission) -> dict[Relation, NDArray[np.generic]]:
     """What the removed input-independent channels add behind each layer, shape [O, *space] at full width.
 
     Evaluated while the graph is still as it was: the rewriting changes weights and groups.
     """
-    found: dict[Relation, Map] = {}
+    found: dict[Relation, NDArray[np.generic]] = {}
     for relation in analysis.relations:
         if not isinstance(relation, Contract | Grouped) or relation.mapped is None or relation.node is None:
             continue
@@ -93,15 +94,16 @@ def folded_maps(analysis: Analysis, permission: Permission) -> dict[Relation, Ma
         data = analysis.maps.evaluate(relation.data.value)
         if relation.node.op_type == "MatMul":
             # weight: [C, O]
-            found[relation] = np.tensordot(as_float64(weight[index]).T, data[index], axes=1)
+            found[relation] = np.tensordot(as_float64(weight[index]).T, data[index], axes=1).astype(weight.dtype)
             continue
         if isinstance(relation, Grouped):
             going = np.zeros(relation.data.size, bool)
             going[index] = True
             alone = np.where(going.reshape(-1, *[1] * (data.ndim - 1)), data, 0.0)
-            found[relation] = convolve(relation.node, alone, as_float64(weight))
+            added = convolve(relation.node, alone, as_float64(weight))
         else:
-            found[relation] = convolve(relation.node, data[index], as_float64(weight[:, index]))
+            added = convolve(relation.node, data[index], as_float64(weight[:, index]))
+        found[relation] = added.astype(weight.dtype)  # at once, since all of them are held until they are written
     return found
 
 

@@ -377,8 +377,12 @@ def convolve(node: ir.Node, x: Map, weight: Map, groups: int | None = None) -> M
     dilations = _ints(node, "dilations") or [1] * space
     pads = _ints(node, "pads") if _auto_pad(node) != "VALID" else None
     pads = pads or [0] * (2 * space)
-    padded = np.pad(x, [(0, 0), *((pads[d], pads[d + space]) for d in range(space))])
     reach = [(kernel[d] - 1) * dilations[d] for d in range(space)]
+    repeats: list[NDArray[np.int64]] = []
+    for d in range(space):
+        x, repeat = _without_repetition(x, 1 + d, reach[d], pads[d], pads[d + space], strides[d])
+        repeats.append(repeat)
+    padded = np.pad(x, [(0, 0), *((pads[d], pads[d + space]) for d in range(space))])
     sizes = [(padded.shape[1 + d] - reach[d] - 1) // strides[d] + 1 for d in range(space)]
     blocks = weight.reshape(groups, -1, *weight.shape[1:])
     out = np.zeros((groups, blocks.shape[1], *sizes))
@@ -390,7 +394,39 @@ def convolve(node: ir.Node, x: Map, weight: Map, groups: int | None = None) -> M
         seen = padded[(slice(None), *window)].reshape(groups, -1, math.prod(sizes))
         weights = blocks.reshape(*blocks.shape[:3], -1)[..., np.ravel_multi_index(tap, kernel)]
         out += (weights @ seen).reshape(out.shape)
-    return out.reshape(-1, *sizes)
+    out = out.reshape(-1, *sizes)
+    for d, repeat in enumerate(repeats):
+        if (repeat != 1).any():
+            out = np.repeat(out, repeat, axis=1 + d)
+    return out
+
+
+def _without_repetition(
+    x: Map, dim: int, reach: int, begin: int, end: int, stride: int
+) -> tuple[Map, NDArray[np.int64]]:
+    """Shorten the longest run of equal slices: away from the border a map repeats itself, and so does what it becomes.
+
+    Args:
+        reach: a window's length less one; begin, end: what is padded.
+    Returns:
+        (the shortened map, how often each slice of the result along `dim` stands in the whole one).
+    """
+    ones = np.ones((x.shape[dim] + begin + end - reach - 1) // stride + 1, np.int64)
+    if stride != 1 or x.shape[dim] < 2:
+        return x, ones
+    others = tuple(d for d in range(x.ndim) if d != dim)
+    equal = (np.diff(x, axis=dim) == 0).all(axis=others)
+    first, length = 0, 1
+    for is_equal, run in itertools.groupby(range(equal.size), key=lambda i: bool(equal[i])):
+        steps = list(run)
+        if is_equal and len(steps) + 1 > length:
+            first, length = steps[0], len(steps) + 1
+    spare = length - reach - 1  # windows that lie within the run, less one
+    if spare <= 0:
+        return x, ones
+    repeat = ones[spare:]
+    repeat[first + begin] = spare + 1
+    return np.delete(x, range(first, first + spare), axis=dim), repeat
 
 
 def _routes(output: ir.Value, stated: Sequence[Relation]) -> list[Route]:

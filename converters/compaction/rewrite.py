@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from converters.compaction.analysis import Analysis
 from converters.compaction.axes import Axis, Facts, Mask, Permission, Twins, array_of, axes_of, distinct_slices
 from converters.compaction.branches import cut_branches, insert_selections
-from converters.compaction.maps import Map
 from converters.compaction.names import register_initializer
 from converters.compaction.quantised_weights import KEPT
 from converters.compaction.registry import FIXUPS, operator_key
@@ -33,11 +32,11 @@ class Edit:
         permission: Permission,
         representatives: dict[Contract, int],
         selections: Sequence[Selection] = (),
-        maps: Mapping[Relation, Map] | None = None,
+        maps: Mapping[Relation, NDArray[np.generic]] | None = None,
     ) -> None:
         self.graph = graph
         self.selections = tuple(selections)
-        self.maps: Mapping[Relation, Map] = {} if maps is None else maps
+        self.maps: Mapping[Relation, NDArray[np.generic]] = {} if maps is None else maps
         self.facts: Facts = analysis.facts
         self.representatives = representatives
         self._analysis = analysis

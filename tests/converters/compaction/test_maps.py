@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import pytest
+import torch
 from small_graphs import LIMIT, compacted, difference, graph, operators, shapes
+
+from converters.compaction.maps import convolve
 
 RNG = np.random.default_rng(2)
 
@@ -120,3 +125,21 @@ def test_constants_in_front_of_a_padded_grouped_convolution_stay_where_the_size_
     compact, _ = compacted(model)
     assert shapes(compact)["w1"] == (32, 4, 1, 1)
     assert difference(model, compact, x=normal(2, 4, 9, 12)) < LIMIT
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_map_that_repeats_itself_is_convolved_like_any_other(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kernel, groups, stride, dilation = (int(rng.choice(c)) for c in ([1, 2, 3, 5], [1, 4], [1, 1, 2], [1, 2]))
+    pads = [int(p) for p in rng.integers(0, 4, 4)]
+    height, width = (int(n) for n in rng.integers((kernel - 1) * dilation + 1, 18, 2))
+    # a few different rows and columns, each in one run: 1 1 1 2 3 3 3 3
+    rows, columns = (np.sort(rng.integers(0, 4, n)) for n in (height, width))
+    x = rng.standard_normal((4, 4, 4))[:, rows][:, :, columns]
+    weight = rng.standard_normal((8, 4 // groups, kernel, kernel))
+    attributes = {"strides": [stride] * 2, "dilations": [dilation] * 2, "pads": pads, "group": groups}
+    padded = torch.nn.functional.pad(torch.from_numpy(x), (pads[1], pads[3], pads[0], pads[2]))
+    expected = torch.nn.functional.conv2d(
+        padded[None], torch.from_numpy(weight), stride=stride, dilation=dilation, groups=groups
+    )[0]
+    np.testing.assert_allclose(convolve(ir.node("Conv", [], attributes), x, weight), expected.numpy(), atol=1e-12)
