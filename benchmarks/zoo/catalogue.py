@@ -34,6 +34,10 @@ _SMALLER_IMAGES = {
 }
 
 
+# attention over five dimensions, which torch.onnx.export takes only if it is spelled out
+_UNFUSED_ATTENTION = ("nest_tiny", "twins_svt_small")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model of the zoo."""
@@ -109,7 +113,17 @@ def _timm() -> dict[str, Callable[[], Entry]]:
         published = timm.get_pretrained_cfg(name)
         size, note = _image_size(name, published.input_size[-1] if published else 224)
         arguments = {"img_size": size} if name.startswith("beit_") else {}
-        return Entry(f"timm/{name}", lambda: timm.create_model(name, **arguments), _image(size), ({0: "batch"},), note)
+        fused = name not in _UNFUSED_ATTENTION
+
+        def build() -> nn.Module:
+            before = timm.layers.use_fused_attn()
+            timm.layers.set_fused_attn(fused)
+            try:
+                return timm.create_model(name, **arguments)
+            finally:
+                timm.layers.set_fused_attn(before)
+
+        return Entry(f"timm/{name}", build, _image(size), ({0: "batch"},), note if fused else "attention spelled out")
 
     return {f"timm/{n}": (lambda n=n: entry(n)) for n in timm_models()}
 
