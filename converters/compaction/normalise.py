@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -38,8 +39,10 @@ _NOT_FOLDED = frozenset(
     }
 )
 _VIEWS = frozenset({"Transpose", "Shape", "Size"})
-# An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile).
+# An evaluated constant may not be much larger than what it is made from (ConstantOfShape, Expand, Tile), but what is
+# evaluated on the way to a smaller one may be.
 _LARGEST_GROWTH_BYTES = 1 << 20
+_LARGEST_PASSING_BYTES = 1 << 26
 
 
 def normalise(model: ir.Model, parameters: Collection[str] = ()) -> None:
@@ -95,12 +98,13 @@ def fold_constants(graph: ir.Graph, parameters: Collection[str] = ()) -> None:
 
     Of `parameters` only views are made: their transposes, and their shapes.
     """
+    passing: dict[ir.Value, _Passing] = {}
     for node in list(graph):
         if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED or _has_subgraph(node):
             continue
         if node.op_type not in _VIEWS and any(_is_view(value, parameters) for value in node.inputs):
             continue
-        values = _evaluate(graph, node)
+        values = _evaluate(graph, node, passing)
         if values is None:
             continue
         for output, array in zip(node.outputs, values, strict=True):
@@ -148,14 +152,21 @@ def _has_subgraph(node: ir.Node) -> bool:
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
-def _evaluate(graph: ir.Graph, node: ir.Node) -> list[NDArray[np.generic]] | None:
-    """The node's outputs as arrays, None if it must stay."""
+class _Passing(NamedTuple):
+    """An array that is too large to be written out; made_from: bytes of the constants behind it."""
+
+    array: NDArray[np.generic]
+    made_from: int
+
+
+def _evaluate(graph: ir.Graph, node: ir.Node, passing: dict[ir.Value, _Passing]) -> list[NDArray[np.generic]] | None:
+    """The node's outputs as arrays, None if it must stay; those that are too large go to `passing`."""
     if node.op_type in ("Shape", "Size"):
         return _evaluate_shape(node)
-    if not node.inputs or not all(value is None or is_constant(value) for value in node.inputs):
+    if not node.inputs or not all(value is None or value in passing or is_constant(value) for value in node.inputs):
         return None
-    arrays = [array_of(value) for value in node.inputs]
-    if node.op_type == "Transpose":
+    arrays = [passing[value].array if value in passing else array_of(value) for value in node.inputs]
+    if node.op_type == "Transpose" and node.inputs[0] not in passing:
         source = arrays[0]
         assert source is not None
         permutation = node.attributes.get("perm")
@@ -183,10 +194,17 @@ def _evaluate(graph: ir.Graph, node: ir.Node) -> list[NDArray[np.generic]] | Non
         # the reference implementation does not cover every operator and type; the node then simply stays
         return None
     arrays_out = [np.asarray(result) for result in results]
-    size_in = sum(array.nbytes for array in given)
-    if sum(array.nbytes for array in arrays_out) > size_in + _LARGEST_GROWTH_BYTES:
-        return None
-    return arrays_out
+    sizes = [
+        passing[value].made_from if value in passing else array.nbytes
+        for value, array in zip(node.inputs, arrays, strict=True)
+        if array is not None
+    ]
+    size_in, size_out = sum(sizes), sum(array.nbytes for array in arrays_out)
+    if size_out <= size_in + _LARGEST_GROWTH_BYTES:
+        return arrays_out
+    if size_out <= _LARGEST_PASSING_BYTES:
+        passing.update({o: _Passing(a, size_in) for o, a in zip(node.outputs, arrays_out, strict=True)})
+    return None
 
 
 def _evaluate_shape(node: ir.Node) -> list[NDArray[np.generic]] | None:
