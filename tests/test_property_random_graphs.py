@@ -19,7 +19,7 @@ from oracle import evaluate, relative_difference, upcast
 from random_graphs import Step
 from random_rare import RARE_IMAGE, RARE_SEQUENCE
 
-from converters.compaction import compact, selection, spreading
+from converters.compaction import compact, selection, trials
 
 EXAMPLES = int(os.environ.get("L0RUNTIME_FUZZ_EXAMPLES", "0"))
 BOUNDED = settings(
@@ -84,7 +84,7 @@ def test_random_convolutions_keep_their_function_where_every_gather_seems_to_pay
 ) -> None:
     # small graphs hardly save what a Gather costs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spreading, "gathers_pay", lambda macs, weights, gathers: True)
+        patch.setattr(trials, "gathers_pay", lambda macs, weights, gathers: True)
         patch.setattr(selection, "gathers_pay", lambda macs, weights, gathers: True)
         keeps_its_function(random_graphs.build(4, program, seed, static))
 

@@ -89,7 +89,7 @@ def serve() -> None:
 
 def _leave_out_gathers() -> None:
     """Neither in front of a reader that needs few indices nor in place of a chain of views (a channel shuffle)."""
-    from converters.compaction import selection, view_chains
+    from converters.compaction import selection, trials, view_chains
 
     finish = view_chains._Writer.finish
 
@@ -99,6 +99,7 @@ def _leave_out_gathers() -> None:
         return finish(self, limit, result)
 
     selection._pays = lambda source, candidates: False
+    trials.gathers_pay = lambda macs, weights, gathers: False
     view_chains._Writer.finish = finish_without  # type: ignore[method-assign]
 
 

@@ -1,6 +1,6 @@
 """The compaction engine: remove from an ONNX graph what provably does not change its function.
 
-    normalise -> analyse (facts, need) -> order features -> solve -> spread groups -> select inputs -> choose -> plan
+    normalise -> analyse (facts, need) -> order features -> solve, try options -> select inputs -> choose -> plan
     -> rewrite -> fold
 
 One file per stage; `rules/` says what each operator means, `relations/` what a relation means, and
@@ -29,7 +29,7 @@ from converters.compaction.plan import Kept, Removal, RemovalPlan, Replaced, Sel
 from converters.compaction.quantised_weights import requantise_weights
 from converters.compaction.rewrite import Edit, remove_dead_nodes, rewrite
 from converters.compaction.selection import select_inputs
-from converters.compaction.spreading import spread_groups
+from converters.compaction.trials import try_options
 
 __all__ = [
     "Compaction",
@@ -72,9 +72,9 @@ def compact(model: ir.Model, widths: Widths | None = None) -> Compaction:
     if reordered:
         analysis = analyse(graph)
     while True:
-        permission = spread_groups(analysis)
-        selections = select_inputs(analysis, permission)
-        if selections:
+        permission, shared = try_options(analysis)
+        selections = [*shared, *select_inputs(analysis, permission)]
+        if len(selections) > len(shared):
             permission = Permission(analysis.relations)
             permission.solve()
         representatives = choose(analysis, permission)
