@@ -47,26 +47,29 @@ class Sharing:
 
 
 def sharing_options(analysis: Analysis, permission: Permission) -> list[Sharing]:
-    """All readers that keep indices which they do not need, in graph order."""
+    """Readers that could gain: that keep indices which they do not need, or are one of several of their kind."""
     found: list[Sharing] = []
     for node, stated in analysis.of_node.items():
-        if node.op_type not in _READERS or node.domain not in ("", "ai.onnx") or len(node.inputs) != 2:
+        if not _is_reader(node):
             continue
         for slot, value in enumerate(node.inputs):
-            if value is None or is_constant(value) or value is node.inputs[1 - slot] or not _is_shared(value):
+            if value is None or is_constant(value) or value is node.inputs[1 - slot] or value.is_graph_input():
                 continue
+            readers = {use.node for use in value.uses()}
+            if len(readers) < 2:
+                continue
+            alike = sum(map(_is_reader, readers)) > 1
             for relation in stated:
                 if not isinstance(relation, Tie) or relation.severed or len(relation.outputs) != 1:
                     continue
                 sources = [axis for axis in relation.inputs if axis.value is value]
                 others = [axis for axis in relation.inputs if axis.value is not value and not is_constant(axis.value)]
                 taken = relation.outputs[0]
-                kept = ~permission.removable(taken)
-                # an axis on which nothing is held up has nothing to gain
-                if len(sources) == 1 and others and (kept & ~analysis.live.needed(taken)).any():
+                held_up = ~permission.removable(taken) & ~analysis.live.needed(taken)
+                if len(sources) == 1 and others and (alike or held_up.any()):
                     found.append(Sharing(sources[0], taken, relation, slot))
     return found
 
 
-def _is_shared(value: ir.Value) -> bool:
-    return len({use.node for use in value.uses()}) > 1 and not value.is_graph_input()
+def _is_reader(node: ir.Node) -> bool:
+    return node.op_type in _READERS and node.domain in ("", "ai.onnx") and len(node.inputs) == 2

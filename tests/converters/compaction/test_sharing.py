@@ -7,7 +7,7 @@ import onnx
 import pytest
 from small_graphs import LIMIT, compacted, difference, graph, operators, shapes
 
-from converters.compaction import branches, sharing
+from converters.compaction import branches, trials
 
 RNG = np.random.default_rng(4)
 HEADS, SIZE, TOKENS = 8, 16, 6
@@ -82,8 +82,8 @@ def test_a_gather_that_costs_more_than_it_saves_is_not_written() -> None:
     assert any("s0" in str(kept) or "t0" in str(kept) or "h0" in str(kept) for kept in result.plan.kept)
 
 
-def test_a_value_that_only_one_node_reads_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "_is_shared", lambda value: False)
+def test_without_the_options_a_head_stays_in_all_layers_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "sharing_options", lambda analysis, permission: [])
     compact, _ = compacted(layers())
     assert shapes(compact)["w0"] == (256, 7 * SIZE)
 
