@@ -48,7 +48,7 @@ class Sharing:
 
 def sharing_options(analysis: Analysis, permission: Permission) -> list[Sharing]:
     """Readers that could gain: that keep indices which they do not need, or are one of several of their kind."""
-    found: list[Sharing] = []
+    found: dict[Tie, Sharing] = {}  # one operand of a node at most
     for node, stated in analysis.of_node.items():
         if not _is_reader(node):
             continue
@@ -67,8 +67,8 @@ def sharing_options(analysis: Analysis, permission: Permission) -> list[Sharing]
                 taken = relation.outputs[0]
                 held_up = ~permission.removable(taken) & ~analysis.live.needed(taken)
                 if len(sources) == 1 and others and (alike or held_up.any()):
-                    found.append(Sharing(sources[0], taken, relation, slot))
-    return found
+                    found.setdefault(relation, Sharing(sources[0], taken, relation, slot))
+    return list(found.values())
 
 
 def _is_reader(node: ir.Node) -> bool:
