@@ -19,21 +19,17 @@ from torch import Tensor, nn
 _FIXED_SIZES = {"inception_v3": 299}
 # smaller images for what would take a core many minutes at the published size; the row states it
 _SMALLER_IMAGES = {
-    **dict.fromkeys(("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"), 128),
-    **dict.fromkeys(("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"), 128),
-    **dict.fromkeys(("regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf"), 128),
-    **dict.fromkeys(
-        ("resnet101", "resnet152", "regnet_x_8gf", "regnet_y_8gf", "convnext_small", "swin_s", "swin_v2_s"), 128
-    ),
     **dict.fromkeys(("efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_m"), 160),
-    **dict.fromkeys(("convnext_base", "convnext_large", "efficientnet_v2_l", "swin_b", "swin_v2_b", "vit_l_32"), 128),
+    **dict.fromkeys(("resnet101", "resnet152", "regnet_x_8gf", "regnet_y_8gf", "swin_s", "swin_v2_s"), 128),
+    **dict.fromkeys(("convnext_small", "wide_resnet50_2", "resnext101_32x8d", "resnext101_64x4d"), 128),
+    **dict.fromkeys(("regnet_x_16gf", "regnet_y_16gf", "convnext_base", "swin_b", "swin_v2_b", "vit_l_32"), 128),
     **dict.fromkeys(("vit_b_16", "vit_l_16", "vit_h_14", "beit_base_patch16_224"), 112),
-    "regnet_y_128gf": 96,
+    "efficientnet_v2_l": 96,
+    **dict.fromkeys(("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"), 64),
+    **dict.fromkeys(("convnext_large", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_128gf", "wide_resnet101_2"), 64),
     **dict.fromkeys(("nasnetalarge", "pnasnet5large"), 160),
     **dict.fromkeys(("naflexvit_base_patch16_parfac_gap", "gemma4_vit_167m"), 192),
 }
-
-
 # attention over five dimensions, which torch.onnx.export takes only if it is spelled out
 _UNFUSED_ATTENTION = ("nest_tiny", "twins_svt_small")
 
