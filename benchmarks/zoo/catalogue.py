@@ -25,7 +25,6 @@ _SMALLER_IMAGES = {
     **dict.fromkeys(("regnet_x_16gf", "regnet_y_16gf", "convnext_base", "swin_b", "swin_v2_b", "vit_l_32"), 128),
     **dict.fromkeys(("vit_b_16", "vit_l_16", "vit_h_14", "beit_base_patch16_224"), 112),
     "efficientnet_v2_l": 96,
-    **dict.fromkeys(("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"), 64),
     **dict.fromkeys(("convnext_large", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_128gf", "wide_resnet101_2"), 64),
     **dict.fromkeys(("nasnetalarge", "pnasnet5large"), 160),
     **dict.fromkeys(("naflexvit_base_patch16_parfac_gap", "gemma4_vit_167m"), 192),
