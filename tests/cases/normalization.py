@@ -223,7 +223,7 @@ def group_norm_of_one_group_whose_outputs_alone_are_gated(r):
     return image(r, ONE_GROUP + AGAIN, size="5,6", closed=(), **one_group(r))
 
 
-@case(equality="every channel is zero, so the norm puts out its bias")
+@case(constant_output=True, equality="every channel is zero, so the norm puts out its bias")
 def group_norm_of_one_group_of_zeros(r):
     return image(r, ONE_GROUP + AGAIN, size="5,6", closed=range(8), **one_group(r, nought=0.4))
 
