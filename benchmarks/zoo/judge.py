@@ -238,23 +238,26 @@ def rounding_of_gated(
 ) -> dict[str, Any]:
     """How far are both models from the gated function in float64, and the gated one from itself when rounding changes?
 
-    Rounding changes by running it without onnxruntime's optimisations and by moving every input to the next float32.
-    All on the inputs that the compact one was compared on, however long that takes.
+    Rounding changes by running it without onnxruntime's optimisations and by moving every input to the next float32; in
+    float64, by moving every input to the next float64. All on the inputs that the compact one was compared on, however
+    long that takes.
     """
-    plain, fused = _session(source, optimised=False), _session(source)
+    plain, fused, compact = _session(source, optimised=False), _session(source), _session(target)
     batches = comparison_batches(entry, exported, inputs)
     expected = [_run(fused, batch) for batch in batches]
     own = []
     for batch, outputs in zip(batches, expected, strict=True):
         own.append(_difference(outputs, _run(plain, batch)))
         own += [_difference(outputs, _run(fused, _next_to(batch, seed))) for seed in range(_NEIGHBOURS)]
-    found, verdict = _float64_check(source, target, batches)
+    wide = [tuple(x.double() if x.is_floating_point() else x for x in batch) for batch in batches]
+    moved = [_next_to(batch, seed) for seed, batch in enumerate(wide)]
+    found, verdict = _float64_check(source, target, [*batches, *moved])
     if verdict is not None:
-        compact = _session(target)
+        exact, beside = verdict.gated_outputs[: len(batches)], verdict.gated_outputs[len(batches) :]
         for name, found_outputs in (("gated", expected), ("compact", [_run(compact, batch) for batch in batches])):
-            pairs = zip(verdict.gated_outputs, found_outputs, strict=True)
-            found[f"error_of_{name}"] = max(_difference(wide, outputs) for wide, outputs in pairs)
+            found[f"error_of_{name}"] = max(_difference(e, f) for e, f in zip(exact, found_outputs, strict=True))
         own.append(found["error_of_gated"])
+        found["difference_of_gated_itself_float64"] = max(_difference(e, b) for e, b in zip(exact, beside, strict=True))
     return {"difference_of_gated_itself": max(own), **found}
 
 
@@ -271,12 +274,13 @@ def _next_to(batch: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
 def _is_rounding(row: dict[str, Any]) -> bool:
     """Exact in float64 on the same inputs, and no further from that than rounding takes the gated model.
 
-    A model that amplifies float32's rounding to `own` amplifies float64's, which is 2^29 times finer, to own / 2^29.
+    Exact is 1e-10, or where the model amplifies even float64's rounding, what one unit in the last place of the inputs
+    does to it.
     """
-    wide, own = row.get("difference_float64"), row["difference_of_gated_itself"]
-    if wide is None or wide > max(_FLOAT64_LIMIT, own / 2**29):
+    if row.get("difference_float64") is None:
         return False
-    return bool(row["error_of_compact"] <= own)
+    exact = row["difference_float64"] <= max(_FLOAT64_LIMIT, row["difference_of_gated_itself_float64"])
+    return bool(exact and row["error_of_compact"] <= row["difference_of_gated_itself"])
 
 
 def with_align_auto(source: str, target: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
