@@ -43,7 +43,7 @@ _SAME_AS_TORCH = 1e-3  # only to prove that the gates reached the file; the exac
 _LATENCY_SECONDS = 0.6
 _LATENCY_SECONDS_IN_DOUBT = 4.0  # where the first look does not say plainly that the compact model is faster
 _FLOAT64_LIMIT = 1e-10
-_NEIGHBOURS = 8  # how often inputs are moved by one unit in the last place
+_NEIGHBOURS = 24  # how often inputs are moved by one unit in the last place
 _FLOAT64_MACS = 250_000_000  # above that a float64 run in NumPy takes minutes
 
 

@@ -117,7 +117,17 @@ def fold_constants(graph: ir.Graph, parameters: Collection[str] = ()) -> None:
                     list(reversed(range(array.ndim))) if permutation is None else list(permutation.as_ints())
                 )
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            sources = [value for value in node.inputs if value is not None]
             graph.remove(node, safe=True)
+            for value in sources:
+                _forget_if_unused(graph, value, parameters)
+
+
+def _forget_if_unused(graph: ir.Graph, value: ir.Value, parameters: Collection[str]) -> None:
+    # at once: the steps of a standardised weight would all be held besides the last one
+    used = value.uses() or value.is_graph_input() or value.is_graph_output() or value.name in parameters
+    if not used and value.name is not None and graph.initializers.get(value.name) is value:
+        del graph.initializers[value.name]
 
 
 def remove_identities(graph: ir.Graph) -> None:
