@@ -20,7 +20,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Facts, Mask, Permission, array_of, as_float64, is_constant, rank
-from converters.compaction.maps import Maps, convolve
+from converters.compaction.map_convolution import convolve
+from converters.compaction.maps import Maps
 from converters.compaction.registry import FUNCTIONS
 from converters.compaction.relations import Contract, Grouped, Relation
 

@@ -10,7 +10,6 @@ maps that somebody folds. Constants (`Facts`) are the special case of maps that 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,9 +19,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.compaction.axes import Axis, Facts, Mask, array_of, as_float64, axes_of, is_constant, rank, static_size
+from converters.compaction.map_convolution import Map, auto_pad, convolve, groups_of, ints_of
 from converters.compaction.relations import Concatenate, Relation, Same, Select
 
-Map = NDArray[np.float64]
 _CHANNEL = 1
 
 
@@ -128,7 +127,7 @@ class Maps:
         moved = [r.axes[1] for r in stated if isinstance(r, Same) and r.axes[0] == source]
         if len(moved) != 1 or moved[0].dim == 0 or not _is_spatial(output, moved[0].dim):
             return
-        permutation = _ints(node, "perm")
+        permutation = ints_of(node, "perm")
         if node.op_type == "Transpose" and (permutation is None or permutation[0] != 0):
             return
         if _elements(x) != _elements(output):
@@ -175,7 +174,7 @@ class Maps:
             return None
         if len(node.inputs) > 2 and node.inputs[2] is not None and not is_constant(node.inputs[2]):
             return None
-        groups = _groups(node)
+        groups = groups_of(node)
         unknown = ~self.fixed(x).reshape(groups, -1)
         rows = weight.reshape(groups, -1, *weight.shape[1:])
         fixed = np.ones(rows.shape[:2], bool)
@@ -295,7 +294,7 @@ class Maps:
         x, weight = node.inputs[0], array_of(node.inputs[1])
         assert x is not None
         assert weight is not None
-        if _groups(node) == weight.shape[0] and weight.shape[1] == 1:
+        if groups_of(node) == weight.shape[0] and weight.shape[1] == 1:
             y = convolve(node, self._rows(x, fixed, evaluated), as_float64(weight[fixed]), fixed.size)
         else:
             rows, channels = evaluated[x], self.fixed(x)
@@ -320,7 +319,7 @@ class Maps:
         x = node.inputs[0]
         assert x is not None
         data = self._rows(x, fixed, evaluated)
-        kernel = _ints(node, "kernel_shape") or []
+        kernel = ints_of(node, "kernel_shape") or []
         total = convolve(node, data, np.ones((fixed.size, 1, *kernel)), fixed.size)
         counts_padding = node.attributes.get("count_include_pad")
         if counts_padding is not None and counts_padding.as_int():
@@ -334,7 +333,7 @@ class Maps:
         assert output.shape is not None
         channel = self.channel(output)
         data = np.moveaxis(self._rows(x, fixed, evaluated), 0, self.channel(x) - 1)
-        permutation = _ints(node, "perm")
+        permutation = ints_of(node, "perm")
         if node.op_type == "Transpose":
             assert permutation is not None
             moved = data.transpose([dim - 1 for dim in permutation[1:]])
@@ -363,70 +362,6 @@ class Maps:
                 operands.append(known[fixed].reshape(-1, *[1] * (size - 2)))
         with np.errstate(all="ignore"):
             return np.asarray(self._functions[node.op_type](node)(*operands), np.float64)
-
-
-def convolve(node: ir.Node, x: Map, weight: Map, groups: int | None = None) -> Map:
-    """Convolution of one example, x: [C, *space], weight: [O, C / groups, *kernel] -> [O, *space'], without bias.
-
-    Args:
-        groups: the node's own number of groups where it is left out.
-    """
-    space, groups = x.ndim - 1, _groups(node) if groups is None else groups
-    kernel = weight.shape[2:]
-    strides = _ints(node, "strides") or [1] * space
-    dilations = _ints(node, "dilations") or [1] * space
-    pads = _ints(node, "pads") if _auto_pad(node) != "VALID" else None
-    pads = pads or [0] * (2 * space)
-    reach = [(kernel[d] - 1) * dilations[d] for d in range(space)]
-    repeats: list[NDArray[np.int64]] = []
-    for d in range(space):
-        x, repeat = _without_repetition(x, 1 + d, reach[d], pads[d], pads[d + space], strides[d])
-        repeats.append(repeat)
-    padded = np.pad(x, [(0, 0), *((pads[d], pads[d + space]) for d in range(space))])
-    sizes = [(padded.shape[1 + d] - reach[d] - 1) // strides[d] + 1 for d in range(space)]
-    blocks = weight.reshape(groups, -1, *weight.shape[1:])
-    out = np.zeros((groups, blocks.shape[1], *sizes))
-    for tap in itertools.product(*(range(k) for k in kernel)):
-        window = tuple(
-            slice(tap[d] * dilations[d], tap[d] * dilations[d] + (sizes[d] - 1) * strides[d] + 1, strides[d])
-            for d in range(space)
-        )
-        seen = padded[(slice(None), *window)].reshape(groups, -1, math.prod(sizes))
-        weights = blocks.reshape(*blocks.shape[:3], -1)[..., np.ravel_multi_index(tap, kernel)]
-        out += (weights @ seen).reshape(out.shape)
-    out = out.reshape(-1, *sizes)
-    for d, repeat in enumerate(repeats):
-        if (repeat != 1).any():
-            out = np.repeat(out, repeat, axis=1 + d)
-    return out
-
-
-def _without_repetition(
-    x: Map, dim: int, reach: int, begin: int, end: int, stride: int
-) -> tuple[Map, NDArray[np.int64]]:
-    """Shorten the longest run of equal slices: away from the border a map repeats itself, and so does what it becomes.
-
-    Args:
-        reach: a window's length less one; begin, end: what is padded.
-    Returns:
-        (the shortened map, how often each slice of the result along `dim` stands in the whole one).
-    """
-    ones = np.ones((x.shape[dim] + begin + end - reach - 1) // stride + 1, np.int64)
-    if stride != 1 or x.shape[dim] < 2:
-        return x, ones
-    others = tuple(d for d in range(x.ndim) if d != dim)
-    equal = (np.diff(x, axis=dim) == 0).all(axis=others)
-    first, length = 0, 1
-    for is_equal, run in itertools.groupby(range(equal.size), key=lambda i: bool(equal[i])):
-        steps = list(run)
-        if is_equal and len(steps) + 1 > length:
-            first, length = steps[0], len(steps) + 1
-    spare = length - reach - 1  # windows that lie within the run, less one
-    if spare <= 0:
-        return x, ones
-    repeat = ones[spare:]
-    repeat[first + begin] = spare + 1
-    return np.delete(x, range(first, first + spare), axis=dim), repeat
 
 
 def _routes(output: ir.Value, stated: Sequence[Relation]) -> list[Route]:
@@ -468,35 +403,20 @@ def _broadcasts_over_batch(constant: ir.Value, output: ir.Value) -> bool:
 
 
 def _has_plain_padding(node: ir.Node) -> bool:
-    return _auto_pad(node) in ("NOTSET", "VALID")
+    return auto_pad(node) in ("NOTSET", "VALID")
 
 
 def _has_plain_windows(node: ir.Node) -> bool:
     """Padding is given in numbers, no window hangs over the end, and each meets the input."""
-    kernel, pads = _ints(node, "kernel_shape") or [], _ints(node, "pads") or []
+    kernel, pads = ints_of(node, "kernel_shape") or [], ints_of(node, "pads") or []
     rounded_up = node.attributes.get("ceil_mode")
     if not kernel or not _has_plain_padding(node) or (rounded_up is not None and rounded_up.as_int()):
         return False
     return all(pad < kernel[position % len(kernel)] for position, pad in enumerate(pads))
 
 
-def _auto_pad(node: ir.Node) -> str:
-    attribute = node.attributes.get("auto_pad")
-    return "NOTSET" if attribute is None else attribute.as_string()
-
-
-def _groups(node: ir.Node) -> int:
-    attribute = node.attributes.get("group")
-    return 1 if attribute is None else attribute.as_int()
-
-
 def _reduced(node: ir.Node, size: int) -> set[int] | None:
     """The dimensions that a ReduceMean removes, None when they are not constant."""
     given = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    dims = _ints(node, "axes") if given is None else [int(dim) for dim in given.ravel()]
+    dims = ints_of(node, "axes") if given is None else [int(dim) for dim in given.ravel()]
     return None if not dims else {dim % size for dim in dims}
-
-
-def _ints(node: ir.Node, name: str) -> list[int] | None:
-    attribute = node.attributes.get(name)
-    return None if attribute is None else list(attribute.as_ints())

@@ -173,30 +173,26 @@ for _kind in ("Mean", "Sum", "SumSquare", "Min"):
     )  # fmt: skip
 
 
-@case(equality="how often a constant is added grows with the number of pixels, which is not known")
-def sum_over_channels_and_dynamic_pixels(r):
+def over_channels_and_dynamic_pixels(r, operator):
     return model(
-        """(float[N,3,H,W] x) => (float[N,1,1,1] y) {
+        f"""(float[N,3,H,W] x) => (float[N,1,1,1] y) {{
             h = Conv(x, w1, b1)
             g = Mul(h, gate)
             s = Sigmoid(g)
-            y = ReduceSum<keepdims=1>(s, axes)
-        }""",
+            y = {operator}<keepdims=1>(s, axes)
+        }}""",
         w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), axes=[1, 2, 3],
     )  # fmt: skip
+
+
+@case(equality="how often a constant is added grows with the number of pixels, which is not known")
+def sum_over_channels_and_dynamic_pixels(r):
+    return over_channels_and_dynamic_pixels(r, "ReduceSum")
 
 
 @case(params=5 * 28)  # each constant fills its share, however many pixels there are
 def mean_over_channels_and_dynamic_pixels(r):
-    return model(
-        """(float[N,3,H,W] x) => (float[N,1,1,1] y) {
-            h = Conv(x, w1, b1)
-            g = Mul(h, gate)
-            s = Sigmoid(g)
-            y = ReduceMean<keepdims=1>(s, axes)
-        }""",
-        w1=weight(r, 8, 3, 3, 3), b1=vector(r, 8), gate=channels(gate(r, 8)), axes=[1, 2, 3],
-    )  # fmt: skip
+    return over_channels_and_dynamic_pixels(r, "ReduceMean")
 
 
 @case(params=HEAD_PARAMS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_graphs import LIMIT, compacted, difference, graph, operators, shapes
 
-from converters.compaction.maps import convolve
+from converters.compaction.map_convolution import convolve
 
 RNG = np.random.default_rng(2)
 
